@@ -1,0 +1,54 @@
+# Two commands on a fresh machine with python3 and make: `make demo` and `make test`. Nothing is installed outside .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed
+# Two keep a small machine busy without starving the servers that the tests start.
+WORKERS ?= 2
+RUFF_FOLDERS := $(wildcard src tests tools examples benchmarks)
+
+export PATH := $(BIN):$(PATH)
+# pyright's wrapper would otherwise look on the network for a newer release.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check static bench
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## run the demo; DATABASE and REDIS_URL choose its servers
+	python -m examples.channels $(if $(DATABASE),--database '$(DATABASE)') $(if $(REDIS_URL),--redis-url '$(REDIS_URL)')
+
+test: static ## every gate and every test
+	python -m pytest -n $(WORKERS) --dist loadgroup
+
+check: static ## every gate and the unit tests, in under a minute
+	python -m pytest tests/unit -q
+
+bench: $(STAMP) ## run the benchmarks
+	python -m benchmarks
+
+static: $(STAMP)
+	ruff check $(RUFF_FOLDERS)
+	ruff format --check $(RUFF_FOLDERS)
+	pyright
+	$(if $(wildcard tests/typing/*.py),mypy)
+	lint-imports
+	python tools/tidy.py
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet uv || echo "uv cannot be had here; pip does the same, more slowly"
+	@if test -x $(BIN)/uv; then \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+	else \
+		python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
+	fi
+	@touch $@
+
+.PHONY: lock
+lock: $(STAMP) ## choose the versions anew and write constraints.txt
+	uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --all-extras --upgrade \
+		pyproject.toml -o constraints.txt
