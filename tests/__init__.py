@@ -1,0 +1,1 @@
+"""The tests; a package so that `tests.services` can be imported from benchmarks and other test folders."""

@@ -1,0 +1,94 @@
+"""Fixtures for every test: real servers on free ports, started when first asked for, one of each per test process.
+
+Decides what is shared and what is private: the servers behind `postgres_url`, `redis_url` and `database_url` are shared
+by the tests of one process, each test getting a database or an empty keyspace of its own; `postgres_server` and
+`redis_server` are private to one test, which may stop, kill and start them. A server that cannot start fails the tests
+that asked for it, with the reason: a skipped test would look like a passed one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import hypothesis
+import pytest
+
+from tests.services import PostgresServer, RedisServer, empty_redis, fresh_database
+
+# The same examples on every run and machine; `pytest --hypothesis-profile=search` looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=2_000, print_blob=True)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def shared_postgres_url() -> Iterator[str]:
+    """The administrator's URL of the PostgreSQL that tests share; take `postgres_url` for a database of your own."""
+    if url := os.environ.get(PostgresServer.override):
+        yield url
+        return
+    with PostgresServer() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def shared_redis_url(worker_number: int) -> Iterator[str]:
+    """The Redis that tests share; take `redis_url` to have it empty."""
+    if url := os.environ.get(RedisServer.override):
+        # Worker n takes the n-th database after the one named, so that workers do not empty each other's.
+        parts = urlsplit(url)
+        first = int(parts.path.strip("/") or 0)
+        yield urlunsplit(parts._replace(path=f"/{first + worker_number}"))
+        return
+    with RedisServer() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def worker_number() -> int:
+    """0 in the first, or the only, test process."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+@pytest.fixture
+def postgres_url(shared_postgres_url: str) -> Iterator[str]:
+    """A fresh, empty PostgreSQL database, dropped after the test."""
+    with fresh_database(shared_postgres_url) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(shared_redis_url: str) -> str:
+    """A Redis without keys. Channels are not cleared away: take names of your own for them."""
+    empty_redis(shared_redis_url)
+    return shared_redis_url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite file that does not exist yet; without fsync, as no test outlives a power cut."""
+    return f"sqlite:///{tmp_path / 'x.db'}?synchronous=off"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh, empty database of each kind in turn."""
+    # Asked for by name, so that the tests on SQLite do not start PostgreSQL.
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL of this test's own, to `stop()`, `kill()` and `start()` on the same port with the same data."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of this test's own, to `stop()`, `kill()` and `start()` on the same port; it forgets its data."""
+    with RedisServer() as server:
+        yield server
