@@ -1,0 +1,1 @@
+"""Declare data, derivations and interactions; the rest ensues."""
