@@ -1,0 +1,328 @@
+"""The SQLite driver: one writer lane, reader lanes for files, and the waiting of tasks for them.
+
+Decides which lane takes an errand, how long it may wait there, and that a cancelled task gets its `CancelledError` only when its
+work is rolled back or complete. Leaves the running to `sqlite_lane.py`. Invariants: what is written goes through the one writer;
+an in-memory database has only that one, so its reads wait for open transactions. Observers are called in the lanes' threads.
+"""
+
+import asyncio
+from collections.abc import Callable, Generator, Mapping
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ensue.errors import Unavailable, UsageError
+from ensue.store.driver import Dialect, Observer
+from ensue.store.drivers.sqlite_lane import Errand, Lane
+from ensue.store.statement import Request, Run, Statement, Work
+from ensue.store.transaction import (
+    OwnedSession,
+    Transaction,
+    caller_origin,
+    current_session,
+    enter_session,
+    leave_session,
+    refuse_own_transaction,
+    script,
+)
+from ensue.store.url import DatabaseUrl
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 30.0
+WATCH_SECONDS = 0.1
+READERS = 2
+_DATA_VERSION = Statement("data_version", "PRAGMA data_version", rows=True)
+
+
+class SqliteDriver:
+    """A `Driver` for one SQLite database.
+
+    `wait_seconds` bounds the waiting for the writer, both for another task of this process and for another process;
+    `watch_seconds` is how often `watch` looks for commits of other processes.
+    """
+
+    def __init__(
+        self,
+        url: DatabaseUrl,
+        *,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        readers: int = READERS,
+        wait_seconds: float = WAIT_SECONDS,
+        watch_seconds: float = WATCH_SECONDS,
+    ) -> None:
+        self._url = url
+        self._functions = dict(functions or {})
+        self._readers_max = 0 if url.in_memory else readers
+        self._wait_seconds = wait_seconds
+        self._watch_seconds = watch_seconds
+        self._observers: list[Observer] = []
+        self._lanes: list[Lane] = []
+        self._writing: SimpleQueue[Errand | None] = SimpleQueue()
+        self._reading: SimpleQueue[Errand | None] = SimpleQueue()
+        self._open = False
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        return "sqlite"
+
+    @property
+    def observers(self) -> list[Observer]:
+        return self._observers
+
+    async def open(self) -> None:
+        if self._open:
+            raise UsageError(f"The database {self._url} is open already; open each driver once.")
+        self._writing = SimpleQueue()
+        self._reading = SimpleQueue() if self._readers_max else self._writing
+        self._lanes = []
+        try:
+            # One after the other: the writer makes the file and its journal mode what readers expect.
+            for number in range(1 + self._readers_max):
+                await self._launch(writes=number == 0)
+        except BaseException:
+            await self._stop()
+            raise
+        self._open = True
+
+    async def close(self) -> None:
+        if not self._open:
+            return
+        session = current_session(self)
+        if session is not None and session.transaction.task is asyncio.current_task():
+            raise UsageError(f"The database {self._url} was closed inside of a transaction; end that first.")
+        self._open = False
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+            self._watching = None
+        await self._stop()
+
+    async def read(self, work: Work[T]) -> T:
+        if self._reading is self._writing:
+            self._refuse_own(work, "reads outside of it from an in-memory database")
+        return await self._converse(Errand(work), self._reading)
+
+    async def write(self, work: Work[T]) -> T:
+        self._refuse_own(work, "starts a write of its own")
+        transaction = Transaction(asyncio.current_task())
+        return await self._converse(Errand(work, transaction, begins=True, ends=True), self._writing)
+
+    def transaction(self) -> "_Opening":
+        return _Opening(self, caller_origin())
+
+    async def script(self, statements: list[Statement]) -> None:
+        await self.write(script(statements))
+
+    async def watch(self, callback: Callable[[str], None]) -> None:
+        if self._watching is not None:
+            raise UsageError(f"The database {self._url} is watched already; one callback can tell many.")
+        if not self._url.in_memory:
+            version = await self._version()
+            self._watching = asyncio.create_task(self._watch(callback, version), name="ensue-watch")
+
+    async def drive_in(self, session: "SqliteSession", errand: Errand) -> Any:
+        """For sessions: run an errand of an open transaction, which nothing makes wait."""
+        return await self._converse(errand, self._writing, waits=False, shielded=session.shielded)
+
+    async def begin(self, transaction: Transaction) -> None:
+        """For sessions: wait for the writer and BEGIN."""
+        errand = Errand(None, transaction, begins=True)
+        try:
+            await self._converse(errand, self._writing)
+        except asyncio.CancelledError:
+            if errand.started and errand.error is None:
+                await self.end(transaction, commits=False)
+            raise
+
+    async def end(self, transaction: Transaction, *, commits: bool) -> None:
+        """For sessions: COMMIT or ROLLBACK, even if the task is cancelled meanwhile."""
+        errand = Errand(None, transaction, ends=True, commits=commits)
+        await self._converse(errand, self._writing, waits=False, shielded=True)
+
+    def abandon(self, transaction: Transaction) -> None:
+        """For sessions whose task can't await any more: ROLLBACK, answered to nobody."""
+        self._writing.put(Errand(None, transaction, ends=True, commits=False))
+
+    def _refuse_own(self, work: Work[Any], doing: str) -> None:
+        try:
+            refuse_own_transaction(self, doing)
+        except UsageError:
+            work.close()
+            raise
+
+    async def _launch(self, *, writes: bool) -> None:
+        lane = Lane(
+            self._url,
+            self._writing if writes else self._reading,
+            name=f"ensue-sqlite-{'writer' if writes else 'reader'}",
+            observers=self._observers,
+            functions=self._functions,
+            writes=writes,
+            busy_seconds=self._wait_seconds,
+        )
+        self._lanes.append(lane)
+        opening = lane.launch()
+        await asyncio.shield(opening.future)
+        if opening.error is not None:
+            self._lanes.remove(lane)
+            raise opening.error
+
+    async def _stop(self) -> None:
+        """Let the lanes finish what they have; after `wait_seconds` roll back a transaction that doesn't end."""
+        for number, _ in enumerate(self._lanes):
+            (self._writing if number == 0 else self._reading).put(None)
+        joined = asyncio.gather(*(asyncio.to_thread(lane.join) for lane in self._lanes))
+        try:
+            await asyncio.wait_for(asyncio.shield(joined), self._wait_seconds)
+        except TimeoutError:
+            for lane in self._lanes:
+                lane.force()
+            await joined
+        self._lanes = []
+
+    async def _converse(
+        self, errand: Errand, inbox: "SimpleQueue[Errand | None]", *, waits: bool = True, shielded: bool = False
+    ) -> Any:
+        """Send an errand and answer its Calls until it is done. A cancellation is raised when it is over."""
+        if not self._open:
+            errand.withdraw(None)
+            raise Unavailable(f"The database {self._url} is not open.")
+        timer = errand.loop.call_later(self._wait_seconds, self._expire, errand) if waits else None
+        cancelled: BaseException | None = None
+        inbox.put(errand)
+        try:
+            while True:
+                try:
+                    await errand.future
+                except asyncio.CancelledError as error:
+                    cancelled = error
+                    errand.cancelled = not shielded
+                    if not shielded and errand.withdraw(None):
+                        raise
+                    if not errand.settled:
+                        errand.future = errand.loop.create_future()
+                        continue
+                if errand.call is None:
+                    break
+                await self._call(errand, cancelled)
+                inbox.put(errand)
+        except GeneratorExit:
+            self._orphan(errand, inbox)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if cancelled is not None:
+            raise cancelled
+        if errand.error is not None:
+            raise errand.error
+        return errand.answer
+
+    async def _call(self, errand: Errand, cancelled: BaseException | None) -> None:
+        """Await the callback of a `Call`, with the errand's transaction as current session, and note its result."""
+        call, transaction = errand.call, errand.transaction
+        assert call is not None
+        session = None
+        if transaction is not None and current_session(self) is None:
+            session = SqliteSession(self, transaction)
+            enter_session(self, session)
+        try:
+            if cancelled is not None:
+                raise cancelled
+            answer = await call.function()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            errand.reply(None, error)
+        else:
+            errand.reply(answer, None)
+        finally:
+            if session is not None:
+                leave_session(session)
+
+    def _orphan(self, errand: Errand, inbox: "SimpleQueue[Errand | None]") -> None:
+        errand.cancelled = True
+        if errand.call is not None:
+            errand.reply(None, asyncio.CancelledError())
+            inbox.put(errand)
+
+    def _expire(self, errand: Errand) -> None:
+        holder = self._lanes[0].holder if self._lanes else None
+        error = Unavailable(
+            f"The writer of {self._url} was not free within {self._wait_seconds:g} s; it is held by {holder or 'nobody'}. "
+            "Keep transactions short, and await nothing slow inside of them."
+        )
+        if errand.withdraw(error):
+            errand.settle()
+
+    async def _version(self) -> int:
+        errand = Errand(_rows(_DATA_VERSION), quiet=True)
+        rows: list[tuple[int]] = await self._converse(errand, self._writing, waits=False)
+        return rows[0][0]
+
+    async def _watch(self, callback: Callable[[str], None], version: int) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._watch_seconds)
+            try:
+                seen, version = version, await self._version()
+                if version != seen:
+                    callback("")
+            except Exception as error:
+                message = f"Watching {self._url} for commits of other processes failed; it goes on."
+                loop.call_exception_handler({"message": message, "exception": error})
+
+
+class SqliteSession(OwnedSession):
+    """An open transaction on the writer lane."""
+
+    def __init__(self, driver: SqliteDriver, transaction: Transaction) -> None:
+        super().__init__(transaction)
+        self._driver = driver
+        self.shielded = False
+
+    async def _drive(self, work: Work[T], *, shielded: bool) -> T:
+        self.shielded = shielded
+        return await self._driver.drive_in(self, Errand(work, self.transaction))
+
+
+class _Opening:
+    """`driver.transaction()`: BEGIN on entering, COMMIT or ROLLBACK on leaving."""
+
+    def __init__(self, driver: SqliteDriver, opened_at: Any) -> None:
+        self._driver = driver
+        self._opened_at = opened_at
+        self._session: SqliteSession | None = None
+
+    async def __aenter__(self) -> SqliteSession:
+        refuse_own_transaction(self._driver, "opens another transaction")
+        transaction = Transaction(asyncio.current_task(), self._opened_at)
+        await self._driver.begin(transaction)
+        self._session = SqliteSession(self._driver, transaction)
+        enter_session(self._driver, self._session)
+        return self._session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        session = self._session
+        assert session is not None
+        if kind is GeneratorExit:
+            self._driver.abandon(session.transaction)
+            leave_session(session)
+            return
+        foreign: UsageError | None = None
+        try:
+            session.check_owner("ends")
+        except UsageError as refusal:
+            foreign = refusal
+        leave_session(session)
+        await self._driver.end(session.transaction, commits=kind is None and foreign is None)
+        if foreign is not None:
+            raise foreign
+
+
+def _rows(statement: Statement) -> Generator[Request, Any, Any]:
+    return (yield Run(statement))

@@ -1,0 +1,190 @@
+"""Who may use an open transaction, and what is nested in it: the part of `Session` that every driver shares.
+
+Decides ownership (the task that opened it, decision 9), savepoints, and that after a failed statement nothing but a rollback is
+accepted, on SQLite too, where the database would go on. Leaves the running of statements to the drivers. Invariant: what follows a
+failed statement is never committed unless a savepoint around the failure was rolled back.
+"""
+
+import asyncio
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ensue.errors import Origin, UsageError
+from ensue.store.statement import Run, Statement, Work
+
+T = TypeVar("T")
+
+BEGIN = Statement("begin", "BEGIN")
+BEGIN_IMMEDIATE = Statement("begin", "BEGIN IMMEDIATE")
+COMMIT = Statement("commit", "COMMIT")
+ROLLBACK = Statement("rollback", "ROLLBACK")
+_ROLLBACK_TO = "ROLLBACK TO "
+
+
+class Transaction:
+    """What is known of an open transaction: whose it is, and whether a statement in it failed."""
+
+    __slots__ = ("failure", "last", "opened_at", "task")
+
+    def __init__(self, task: "asyncio.Task[Any] | None", opened_at: Origin | None = None) -> None:
+        self.task = task
+        self.opened_at = opened_at
+        self.failure: BaseException | None = None
+        self.last: Statement | None = None
+
+    def __str__(self) -> str:
+        task = f"task {self.task.get_name()!r}" if self.task is not None else "no task"
+        where = f", in a transaction opened at {self.opened_at}" if self.opened_at is not None else ", in a single write"
+        last = f", last statement {self.last.name}" if self.last is not None else ""
+        return f"{task}{where}{last}"
+
+    def refused(self, statement: Statement) -> UsageError | None:
+        """Why `statement` can't be run now, if so."""
+        if self.failure is None or statement.text.startswith(_ROLLBACK_TO):
+            return None
+        return UsageError(
+            f"The statement {statement.name} comes after one that failed in the same transaction ({self.failure}). "
+            "Let the error leave the transaction, or open a savepoint around what may fail."
+        )
+
+    def succeeded(self, statement: Statement) -> None:
+        """Told of each statement that succeeded after a failure, which can only be a rollback to a savepoint."""
+        self.failure = None
+
+    def uncommittable(self) -> UsageError | None:
+        """Why the transaction can't be committed, if so."""
+        if self.failure is None:
+            return None
+        error = UsageError(
+            f"A statement of this transaction failed ({self.failure}) and the error was caught, so the transaction was rolled "
+            "back. Let the error leave the transaction, or open a savepoint around what may fail."
+        )
+        error.__cause__ = self.failure
+        return error
+
+
+class OwnedSession(ABC):
+    """A `Session` that refuses other tasks and is nested by savepoints."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self.transaction = transaction
+        self.closed = False
+        self._depth = 0
+
+    async def run(self, work: Work[T]) -> T:
+        """Drive `work` inside the transaction; raises `UsageError` in another task or after its end."""
+        try:
+            self.check_owner("runs work in")
+        except BaseException:
+            work.close()
+            raise
+        return await self._drive(work, shielded=False)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Released when the body ends, rolled back to when it raises."""
+        self.check_owner("opens a savepoint in")
+        self._depth += 1
+        name = f"ensue_{self._depth}"
+        release = Statement("release", f"RELEASE SAVEPOINT {name}")
+        rollback = Statement("rollback_to", f"{_ROLLBACK_TO}SAVEPOINT {name}")
+        try:
+            await self._drive(_statements(Statement("savepoint", f"SAVEPOINT {name}")), shielded=True)
+            try:
+                yield
+                self.check_owner("ends a savepoint of")
+                await self._drive(_statements(release), shielded=True)
+            except BaseException as error:
+                if not isinstance(error, GeneratorExit) and not self.closed:
+                    await self._drive(_statements(rollback, release), shielded=True)
+                raise
+        finally:
+            self._depth -= 1
+
+    def check_owner(self, doing: str) -> None:
+        if self.closed:
+            raise UsageError(f"{_task_name()} {doing} a transaction that has ended ({self.transaction}). Open a new one.")
+        if asyncio.current_task() is not self.transaction.task:
+            raise UsageError(
+                f"{_task_name()} {doing} a transaction that belongs to another task ({self.transaction}). "
+                "A transaction is used by the task that opened it; give each task its own."
+            )
+
+    @abstractmethod
+    async def _drive(self, work: Work[T], *, shielded: bool) -> T:
+        """Drive `work`; if `shielded`, to its end even when the task is cancelled meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    driver: object
+    session: OwnedSession
+    outer: "_Entry | None"
+
+
+_innermost: ContextVar[_Entry | None] = ContextVar("ensue_session", default=None)
+
+
+def current_session(driver: object) -> OwnedSession | None:
+    """The open session of `driver` that the calling code runs in, also inside a `Call` of `Driver.write`."""
+    entry = _innermost.get()
+    while entry is not None and (entry.driver is not driver or entry.session.closed):
+        entry = entry.outer
+    return entry.session if entry is not None else None
+
+
+def enter_session(driver: object, session: OwnedSession) -> None:
+    """From now on `session` is what `current_session(driver)` gives in this context."""
+    _innermost.set(_Entry(driver, session, _innermost.get()))
+
+
+def leave_session(session: OwnedSession) -> None:
+    """End `session`; its entry goes from this context, and elsewhere counts as closed."""
+    session.closed = True
+    entry = _innermost.get()
+    while entry is not None and entry.session.closed:
+        entry = entry.outer
+    _innermost.set(entry)
+
+
+def refuse_own_transaction(driver: object, doing: str) -> None:
+    """Raises `UsageError` if the calling task has a transaction open: it would wait for itself."""
+    if _innermost.get() is None:
+        return
+    session = current_session(driver)
+    if session is not None and session.transaction.task is asyncio.current_task():
+        raise UsageError(
+            f"{_task_name()} {doing} while it has a transaction open ({session.transaction}), and would wait for itself. "
+            "Use the session of the open transaction."
+        )
+
+
+def caller_origin() -> Origin | None:
+    """The nearest line outside of the framework, to name in errors who holds a transaction."""
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module != "contextlib" and (not module.startswith("ensue.") or module.startswith("ensue.testing")):
+            return Origin(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+    return None
+
+
+def _statements(*statements: Statement) -> Generator[Run, Any, None]:
+    for statement in statements:
+        yield Run(statement)
+
+
+def script(statements: list[Statement]) -> Generator[Run, Any, None]:
+    """Work that runs `statements` in order."""
+    return _statements(*statements)
+
+
+def _task_name() -> str:
+    task = asyncio.current_task()
+    return f"Task {task.get_name()!r}" if task is not None else "Code outside of any task"
