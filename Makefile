@@ -39,7 +39,7 @@ static: $(STAMP)
 	python tools/tidy.py
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet uv || echo "uv cannot be had here; pip does the same, more slowly"
 	@if test -x $(BIN)/uv; then \
 		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
