@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ensue.errors import Unavailable, UsageError
+from ensue.errors import Origin, Unavailable, UsageError
 from ensue.store.driver import Dialect, Observer
 from ensue.store.drivers.sqlite_lane import Errand, Lane
 from ensue.store.statement import Request, Run, Statement, Work
@@ -291,7 +291,7 @@ class SqliteSession(OwnedSession):
 class _Opening:
     """`driver.transaction()`: BEGIN on entering, COMMIT or ROLLBACK on leaving."""
 
-    def __init__(self, driver: SqliteDriver, opened_at: Any) -> None:
+    def __init__(self, driver: SqliteDriver, opened_at: Origin | None) -> None:
         self._driver = driver
         self._opened_at = opened_at
         self._session: SqliteSession | None = None

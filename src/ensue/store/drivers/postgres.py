@@ -1,0 +1,387 @@
+"""The PostgreSQL driver: asyncpg's pool, and generators driven with awaits.
+
+Decides connections and transactions (READ COMMITTED), and that a broken connection is thrown away rather than repaired. Rows are
+converted from asyncpg's records to tuples; jsonb comes and goes as text. Leaves errors to `postgres_errors.py` and notifications to
+`postgres_listen.py`. Invariant: a connection goes back to the pool outside of any transaction, or closed.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ensue.errors import DeclarationError, EnsueError, Origin, Unavailable, UsageError
+from ensue.store.driver import Dialect, Observer
+from ensue.store.statement import Call, Request, Run, Statement, Work
+from ensue.store.transaction import (
+    BEGIN,
+    COMMIT,
+    ROLLBACK,
+    OwnedSession,
+    Transaction,
+    caller_origin,
+    current_session,
+    enter_session,
+    leave_session,
+    refuse_own_transaction,
+    script,
+)
+from ensue.store.url import DatabaseUrl
+
+try:
+    import asyncpg
+
+    from ensue.store.drivers import postgres_errors
+    from ensue.store.drivers.postgres_listen import Listener
+except ImportError as missing:
+    raise DeclarationError(
+        "A postgresql:// database needs the package asyncpg, which is not installed. Install ensue[postgres]."
+    ) from missing
+
+T = TypeVar("T")
+
+VERSION_MIN = 15
+WAIT_SECONDS = 30.0
+CONNECT_SECONDS = 10.0
+STATEMENTS_CACHED = 1000
+
+CONNECT = Statement("connect", "")
+_OUTCOME_UNKNOWN = "Whether the transaction was committed is not known: the connection broke at COMMIT. "
+
+
+class PostgresDriver:
+    """A `Driver` for one PostgreSQL database. `wait_seconds` bounds the waiting for a free connection of the pool."""
+
+    def __init__(self, url: DatabaseUrl, *, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._url = url
+        self._wait_seconds = wait_seconds
+        self._observers: list[Observer] = []
+        self._pool: Any = None
+        self._listener: Listener | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        return "postgresql"
+
+    @property
+    def observers(self) -> list[Observer]:
+        return self._observers
+
+    async def open(self) -> None:
+        if self._pool is not None:
+            raise UsageError(f"The database {self._url} is open already; open each driver once.")
+        pool: Any = asyncpg.create_pool(
+            min_size=1, max_size=self._url.pool, reset=_leave_as_is, **self._connect_options()
+        )
+        try:
+            await pool
+        except Exception as error:
+            pool.terminate()
+            raise postgres_errors.translate(error, CONNECT, str(self._url)) from error
+        self._pool = pool
+        try:
+            await self._check_version()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Waits for what runs; after `wait_seconds` cuts the connections, which rolls back."""
+        session = current_session(self)
+        if session is not None and session.transaction.task is asyncio.current_task():
+            raise UsageError(f"The database {self._url} was closed inside of a transaction; end that first.")
+        listener, self._listener = self._listener, None
+        pool, self._pool = self._pool, None
+        if listener is not None:
+            await listener.stop()
+        if pool is None:
+            return
+        try:
+            await asyncio.wait_for(pool.close(), self._wait_seconds)
+        except TimeoutError:
+            pool.terminate()
+
+    async def read(self, work: Work[T]) -> T:
+        connection = await self._acquire(work)
+        try:
+            return await self._drive(connection, work, None)
+        finally:
+            await self._release(connection)
+
+    async def write(self, work: Work[T]) -> T:
+        try:
+            refuse_own_transaction(self, "starts a write of its own")
+        except UsageError:
+            work.close()
+            raise
+        connection = await self._acquire(work)
+        transaction = Transaction(asyncio.current_task())
+        try:
+            await self._begin(connection, work)
+            result = await self._drive(connection, work, transaction)
+            await self._commit(connection, transaction)
+            return result
+        except BaseException:
+            await _settled(self._rollback(connection))
+            raise
+        finally:
+            await self._release(connection)
+
+    def transaction(self) -> "_Opening":
+        return _Opening(self, caller_origin())
+
+    async def script(self, statements: list[Statement]) -> None:
+        await self.write(script(statements))
+
+    async def watch(self, callback: Callable[[str], None]) -> None:
+        if self._listener is not None:
+            raise UsageError(f"The database {self._url} is watched already; one callback can tell many.")
+        listener = Listener(self._connect, callback)
+        try:
+            await listener.start()
+        except Exception as error:
+            raise postgres_errors.translate(error, CONNECT, str(self._url)) from error
+        self._listener = listener
+
+    async def begin_session(self, transaction: Transaction) -> "PostgresSession":
+        """For `transaction()`: take a connection and BEGIN."""
+        connection = await self._acquire(None)
+        try:
+            await self._begin(connection, None)
+        except BaseException:
+            await _settled(self._rollback(connection))
+            await self._release(connection)
+            raise
+        return PostgresSession(self, transaction, connection)
+
+    async def end_session(self, session: "PostgresSession", *, commits: bool) -> None:
+        """For `transaction()`: COMMIT or ROLLBACK, and give the connection back."""
+        connection = session.connection
+        try:
+            if commits:
+                await self._commit(connection, session.transaction)
+            else:
+                await _settled(self._rollback(connection))
+        except BaseException:
+            await _settled(self._rollback(connection))
+            raise
+        finally:
+            await self._release(connection)
+
+    async def drive_in(self, session: "PostgresSession", work: Work[T], *, shielded: bool) -> T:
+        """For sessions: run work in the open transaction."""
+        driving = self._drive(session.connection, work, session.transaction)
+        return await (_settled(driving) if shielded else driving)
+
+    def _connect_options(self) -> dict[str, Any]:
+        return {
+            "dsn": self._url.dsn,
+            "timeout": CONNECT_SECONDS,
+            "statement_cache_size": STATEMENTS_CACHED,
+            "max_cached_statement_lifetime": 0,
+            "max_cacheable_statement_size": 0,
+            # What a server or an account is set to must not change the meaning of statements.
+            "server_settings": {"default_transaction_isolation": "read committed", "timezone": "UTC"},
+        }
+
+    async def _connect(self) -> Any:
+        connection: Any = await asyncpg.connect(**self._connect_options())
+        return connection
+
+    async def _check_version(self) -> None:
+        connection = await self._acquire(None)
+        try:
+            version = connection.get_server_version()
+        finally:
+            await self._release(connection)
+        if version.major < VERSION_MIN:
+            raise Unavailable(
+                f"The server of {self._url} is PostgreSQL {version.major}; ensue needs {VERSION_MIN} or later.", retryable=False
+            )
+
+    async def _acquire(self, work: Work[Any] | None) -> Any:
+        try:
+            if self._pool is None:
+                raise Unavailable(f"The database {self._url} is not open.")
+            return await self._pool.acquire(timeout=self._wait_seconds)
+        except BaseException as error:
+            if work is not None:
+                work.close()
+            if isinstance(error, TimeoutError):
+                raise Unavailable(
+                    f"None of the {self._url.pool} connections to {self._url} was free within {self._wait_seconds:g} s, or the "
+                    "server did not answer. Keep transactions short, or raise ?pool= in the URL."
+                ) from error
+            if isinstance(error, Exception):
+                raise postgres_errors.translate(error, CONNECT, str(self._url)) from error
+            raise
+
+    async def _release(self, connection: Any) -> None:
+        pool = self._pool
+        if pool is None:
+            # Closed meanwhile: the pool that is being closed waits for its connections.
+            pool = connection._holder._pool  # pyright: ignore[reportPrivateUsage]
+        await pool.release(connection)
+
+    async def _begin(self, connection: Any, work: Work[Any] | None) -> None:
+        try:
+            await self._execute(connection, BEGIN)
+        except BaseException:
+            if work is not None:
+                work.close()
+            raise
+
+    async def _commit(self, connection: Any, transaction: Transaction) -> None:
+        failure = transaction.uncommittable()
+        if failure is not None:
+            raise failure
+        try:
+            await self._execute(connection, COMMIT)
+        except Unavailable as error:
+            if connection.is_closed():
+                raise Unavailable(f"{_OUTCOME_UNKNOWN}{error}", retryable=False) from error
+            raise
+
+    async def _rollback(self, connection: Any) -> None:
+        """End an open transaction; a connection that can't is closed, which makes the server do it."""
+        if connection.is_closed() or not connection.is_in_transaction():
+            return
+        try:
+            await self._execute(connection, ROLLBACK)
+        except EnsueError:
+            connection.terminate()
+
+    async def _execute(self, connection: Any, statement: Statement) -> None:
+        for observer in self._observers:
+            observer(statement, 1)
+        try:
+            await connection.execute(statement.text)
+        except Exception as error:
+            raise postgres_errors.translate(error, statement, str(self._url)) from error
+
+    async def _drive(self, connection: Any, work: Work[T], transaction: Transaction | None) -> T:
+        answer: Any = None
+        error: BaseException | None = None
+        try:
+            while True:
+                request = work.send(answer) if error is None else work.throw(error)
+                try:
+                    answer, error = await self._answer(connection, request, transaction), None
+                except GeneratorExit:
+                    raise
+                except BaseException as failure:
+                    error = failure
+        except StopIteration as end:
+            return end.value
+        finally:
+            work.close()
+
+    async def _answer(self, connection: Any, request: Request, transaction: Transaction | None) -> Any:
+        if isinstance(request, Call):
+            return await self._call(connection, request, transaction)
+        try:
+            return await self._run(connection, request, transaction)
+        except Exception as failure:
+            error = postgres_errors.translate(failure, request.statement, str(self._url))
+            if transaction is not None and transaction.failure is None:
+                transaction.failure = error
+            raise error from failure
+
+    async def _run(self, connection: Any, request: Run, transaction: Transaction | None) -> list[tuple[Any, ...]]:
+        statement, params = request.statement, request.params
+        failed = transaction is not None and transaction.failure is not None
+        if transaction is not None:
+            transaction.last = statement
+            refused = transaction.refused(statement)
+            if refused is not None:
+                raise refused
+        for observer in self._observers:
+            observer(statement, len(params) if request.many else 1)
+        rows: list[tuple[Any, ...]] = []
+        if request.many:
+            await connection.executemany(statement.text, params)
+        elif statement.rows:
+            rows = [tuple(record) for record in await connection.fetch(statement.text, *params)]
+        else:
+            await connection.execute(statement.text, *params)
+        if transaction is not None and failed:
+            transaction.succeeded(statement)
+        return rows
+
+    async def _call(self, connection: Any, call: Call, transaction: Transaction | None) -> Any:
+        """Await a callback with the transaction it interrupts as current session."""
+        if transaction is None or current_session(self) is not None:
+            return await call.function()
+        session = PostgresSession(self, transaction, connection)
+        enter_session(self, session)
+        try:
+            return await call.function()
+        finally:
+            leave_session(session)
+
+
+class PostgresSession(OwnedSession):
+    """An open transaction on a connection of the pool."""
+
+    def __init__(self, driver: PostgresDriver, transaction: Transaction, connection: Any) -> None:
+        super().__init__(transaction)
+        self._driver = driver
+        self.connection = connection
+
+    async def _drive(self, work: Work[T], *, shielded: bool) -> T:
+        return await self._driver.drive_in(self, work, shielded=shielded)
+
+
+class _Opening:
+    """`driver.transaction()`: BEGIN on entering, COMMIT or ROLLBACK on leaving."""
+
+    def __init__(self, driver: PostgresDriver, opened_at: Origin | None) -> None:
+        self._driver = driver
+        self._opened_at = opened_at
+        self._session: PostgresSession | None = None
+
+    async def __aenter__(self) -> PostgresSession:
+        refuse_own_transaction(self._driver, "opens another transaction")
+        transaction = Transaction(asyncio.current_task(), self._opened_at)
+        self._session = await self._driver.begin_session(transaction)
+        enter_session(self._driver, self._session)
+        return self._session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        session = self._session
+        assert session is not None
+        if kind is GeneratorExit:
+            session.connection.terminate()
+            leave_session(session)
+            return
+        foreign: UsageError | None = None
+        try:
+            session.check_owner("ends")
+        except UsageError as refusal:
+            foreign = refusal
+        leave_session(session)
+        await self._driver.end_session(session, commits=kind is None and foreign is None)
+        if foreign is not None:
+            raise foreign
+
+
+async def _leave_as_is(_connection: object) -> None:
+    """Instead of asyncpg's reset between uses, a round trip: nothing here changes a connection's settings."""
+
+
+async def _settled(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await to the end, and raise a cancellation that came meanwhile only then."""
+    task = asyncio.ensure_future(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled() and task.exception() is not None:
+            raise cancelled from task.exception()
+        raise cancelled
+    return task.result()

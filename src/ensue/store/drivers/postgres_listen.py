@@ -1,0 +1,91 @@
+"""Hearing of the commits of other processes: a connection of its own that listens on channel `ensue` and comes back when it breaks.
+
+Decides when a connection counts as dead and how long to wait before the next. Leaves to the callback what a notification means.
+Invariant: after each reconnection the callback is told with `""`, since anything may have been missed.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+CHANNEL = "ensue"
+PAUSE_FIRST_SECONDS = 0.1
+PAUSE_MAX_SECONDS = 10.0
+PROBE_SECONDS = 15.0
+PROBE_WAIT_SECONDS = 5.0
+
+Connect = Callable[[], Awaitable[Any]]
+
+
+class Listener:
+    """Listens until it is stopped."""
+
+    def __init__(self, connect: Connect, callback: Callable[[str], None]) -> None:
+        self._connect = connect
+        self._callback = callback
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns once the server was told; raises what `connect` raises."""
+        connection, ended = await self._listen()
+        self._task = asyncio.create_task(self._run(connection, ended), name="ensue-listen")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def _listen(self) -> tuple[Any, asyncio.Event]:
+        connection, ended = await self._connect(), asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: ended.set())
+            await connection.add_listener(CHANNEL, self._heard)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection, ended
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._callback(str(payload))
+
+    async def _run(self, connection: Any, ended: asyncio.Event) -> None:
+        while True:
+            try:
+                await self._probe_until(connection, ended)
+            finally:
+                connection.terminate()
+            connection, ended = await self._listen_again()
+            try:
+                self._callback("")
+            except Exception as error:
+                self._report("The callback that hears of other processes' commits failed; listening goes on.", error)
+
+    async def _probe_until(self, connection: Any, ended: asyncio.Event) -> None:
+        """Return when the connection is gone, which a silent network shows only when something is sent."""
+        while not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), PROBE_SECONDS)
+                return
+            try:
+                await connection.execute("SELECT 1", timeout=PROBE_WAIT_SECONDS)
+            except Exception as error:
+                return self._report("The connection that listens for other processes' commits is gone; reconnecting.", error)
+
+    async def _listen_again(self) -> tuple[Any, asyncio.Event]:
+        pause = PAUSE_FIRST_SECONDS
+        while True:
+            # Jitter, so that many processes don't come back to a restarted server in the same instant.
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+            try:
+                return await self._listen()
+            except Exception as error:
+                if pause >= PAUSE_MAX_SECONDS:
+                    self._report("Still no connection to listen for other processes' commits; trying again.", error)
+            pause = min(PAUSE_MAX_SECONDS, pause * 2)
+
+    @staticmethod
+    def _report(message: str, error: Exception) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
