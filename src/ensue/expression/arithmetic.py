@@ -6,7 +6,7 @@ raised; no result depends on the caller's decimal context.
 
 import decimal
 import math
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Never
 
@@ -15,16 +15,22 @@ from ensue.errors import InvalidValue
 from ensue.expression.semantics import INT_MAX, INT_MIN, SCALE_MAX
 
 _CONTEXT = decimal.Context(prec=80, rounding=decimal.ROUND_HALF_EVEN)
-_LIMITS = tuple((Decimal(INT_MIN).scaleb(-s, _CONTEXT), Decimal(INT_MAX).scaleb(-s, _CONTEXT)) for s in range(SCALE_MAX + 1))
+_LIMITS = tuple(
+    (Decimal(INT_MIN).scaleb(-s, _CONTEXT), Decimal(INT_MAX).scaleb(-s, _CONTEXT)) for s in range(SCALE_MAX + 1)
+)
 _UNITS = tuple(Decimal(1).scaleb(-s) for s in range(SCALE_MAX + 1))
 _POWERS = tuple(10**s for s in range(SCALE_MAX + 1))
 
-MICROS_MIN = to_micros(datetime.min.replace(tzinfo=from_micros(0).tzinfo))
-MICROS_MAX = to_micros(datetime.max.replace(tzinfo=from_micros(0).tzinfo))
+INSTANT_MIN = from_micros(to_micros(datetime.min.replace(tzinfo=UTC)) + 1)
+INSTANT_MAX = from_micros(to_micros(datetime.max.replace(tzinfo=UTC)) - 1)
+"""All that Python has but its very first and last microsecond, which asyncpg takes for minus infinity and infinity."""
+_MICROS_MIN = to_micros(INSTANT_MIN)
+_MICROS_MAX = to_micros(INSTANT_MAX)
 
 
 def out_of_range(what: str = "A number") -> Never:
-    raise InvalidValue(f"{what} computed by an expression is out of range.")
+    """Raise `InvalidValue`."""
+    raise InvalidValue(f"{what} is out of range.")
 
 
 def fit_int(value: int) -> int:
@@ -38,7 +44,8 @@ def fit_decimal(value: Decimal, scale: int) -> Decimal:
     """The value itself, if its scaled integer has 64 bits."""
     low, high = _LIMITS[scale]
     if low <= value <= high:
-        return value
+        # No database has a negative zero among its decimals.
+        return value if value else value.copy_abs()
     return out_of_range(f"A decimal({scale})")
 
 
@@ -55,18 +62,13 @@ def decimal_mul(left: Decimal, right: Decimal, scale: int) -> Decimal:
 
 
 def decimal_neg(value: Decimal, scale: int) -> Decimal:
-    # Not `minus`: the negative of zero is zero, with the scale kept.
-    return fit_decimal(_CONTEXT.subtract(Decimal(0), value), scale)
+    return fit_decimal(value.copy_negate(), scale)
 
 
 def to_decimal(value: int | Decimal, scale: int) -> Decimal:
     """The number with exactly `scale` decimals, rounded half-even."""
     number = Decimal(value) if isinstance(value, int) else value
-    low, high = _LIMITS[scale]
-    rounded = number.quantize(_UNITS[scale], context=_CONTEXT)
-    if low <= rounded <= high:
-        return rounded
-    return out_of_range(f"A decimal({scale})")
+    return fit_decimal(number.quantize(_UNITS[scale], context=_CONTEXT), scale)
 
 
 def scaled(value: Decimal, scale: int) -> int:
@@ -118,10 +120,23 @@ def float_div(left: float, right: float) -> float | None:
     return out_of_range("A float")
 
 
+def fit_instant(value: datetime) -> datetime:
+    """The instant itself, if every database can hold it."""
+    if INSTANT_MIN <= value <= INSTANT_MAX:
+        return value
+    return out_of_range("An instant (after the first and before the last microsecond of the years 1 to 9999)")
+
+
+def instant_micros(value: datetime) -> int:
+    """The instant as microseconds: how SQLite holds it."""
+    micros = to_micros(value)
+    return micros if _MICROS_MIN <= micros <= _MICROS_MAX else to_micros(fit_instant(value))
+
+
 def shift(instant: datetime, micros: int) -> datetime:
     """The instant so many microseconds later."""
     try:
-        return instant + timedelta(microseconds=micros)
+        return fit_instant(instant + timedelta(microseconds=micros))
     except OverflowError:
         return out_of_range("An instant")
 
@@ -129,6 +144,6 @@ def shift(instant: datetime, micros: int) -> datetime:
 def shift_micros(instant: int, micros: int) -> int:
     """`shift` on instants held as microseconds."""
     result = instant + micros
-    if MICROS_MIN <= result <= MICROS_MAX:
+    if _MICROS_MIN <= result <= _MICROS_MAX:
         return result
     return out_of_range("An instant")

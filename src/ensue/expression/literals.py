@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, cast
 from uuid import UUID
 
+from ensue.expression.arithmetic import INSTANT_MAX, INSTANT_MIN
 from ensue.expression.nodes import Constant
 from ensue.expression.semantics import BOOL, DATETIME, FLOAT, INT, INT_MAX, INT_MIN, SCALE_MAX, STR, decimal, plain
 from ensue.expression.types import ValueType
@@ -124,6 +125,8 @@ def _temporal(value: object) -> Constant | None:
     if isinstance(value, datetime):
         if value.utcoffset() is None:
             raise LiteralError(f"the naive datetime {value!r}; give it a time zone, as in datetime(..., tzinfo=UTC)")
+        if not INSTANT_MIN <= value <= INSTANT_MAX:
+            raise LiteralError(f"the datetime {value!r}, the very first or last; for never use None")
         return Constant(value.astimezone(UTC), DATETIME)
     return Constant(value, ValueType("date", date)) if isinstance(value, date) else None
 

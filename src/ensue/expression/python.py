@@ -129,7 +129,11 @@ class _Writer:
         if isinstance(value, tuple):
             value = frozenset(cast("tuple[Any, ...]", value))
         for name, known in self._constants.items():
-            if type(known) is type(value) and known == value and (not isinstance(value, float | Enum) or known is value):
+            if (
+                type(known) is type(value)
+                and known == value
+                and (not isinstance(value, float | Enum) or known is value)
+            ):
                 return name
         name = f"_c{len(self._constants)}"
         self._constants[name] = value

@@ -91,7 +91,9 @@ def call_traced(function: Callable[[Any], Any], path: Path, *, what: str, origin
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        _refuse(f"The function given as {what} can't be traced as an expression ({reason}). {_OPAQUE}", origin, cause=error)
+        _refuse(
+            f"The function given as {what} can't be traced as an expression ({reason}). {_OPAQUE}", origin, cause=error
+        )
     if hasattr(found, "__await__"):
         getattr(found, "close", lambda: None)()
         _refuse(f"The function given as {what} is async; expected an expression. {_OPAQUE}", origin)
@@ -135,7 +137,11 @@ _OPAQUE = (
 
 
 def _shown(value: object) -> str:
-    return f"{value!r} ({type(value).__name__})" if value is None or isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
+    return (
+        f"{value!r} ({type(value).__name__})"
+        if value is None or isinstance(value, bool | int | float | str)
+        else f"a {type(value).__name__}"
+    )
 
 
 def _refuse(
@@ -202,7 +208,9 @@ class _Resolver:
                 f"about. Follow a link from {outermost.record}, or use the parameter of the lambda.",
                 NAME_CODE,
             )
-        self.refuse(f"The path {path!r} starts at the parameter of another lambda; use the parameter of this one.", NAME_CODE)
+        self.refuse(
+            f"The path {path!r} starts at the parameter of another lambda; use the parameter of this one.", NAME_CODE
+        )
 
     def column(self, path: Path) -> Column:
         depth, scope = self.scope(path)
@@ -214,7 +222,10 @@ class _Resolver:
                 self.refuse_collection(path, index, record, member)
             if isinstance(member, FieldType):
                 if not last:
-                    self.refuse(f"{record}.{step} is a value ({member.type}): {path.steps[index + 1]!r} can't follow it in {path!r}.", NAME_CODE)
+                    self.refuse(
+                        f"{record}.{step} is a value ({member.type}): {path.steps[index + 1]!r} can't follow it in {path!r}.",
+                        NAME_CODE,
+                    )
                 if step == "id":
                     self.targets[id(path)] = record
                     if links:
@@ -236,7 +247,9 @@ class _Resolver:
             what = f"{record}.{name} leads to many records"
         rest = ".".join(path.steps[index + 1 :]) or "…"
         before = ".".join((path.root.record or record, *path.steps[: index + 1]))
-        self.refuse(f"{what}, so {path!r} has no single value here. Write `{before}.any(lambda x: x.{rest} …)`.", NAME_CODE)
+        self.refuse(
+            f"{what}, so {path!r} has no single value here. Write `{before}.any(lambda x: x.{rest} …)`.", NAME_CODE
+        )
 
     def member(self, record: str, name: str, path: Path) -> Member:
         member = self.types.member(record, name)
@@ -252,7 +265,10 @@ class _Resolver:
         for step in path.steps:
             member = self.member(record, step, path)
             if isinstance(member, FieldType):
-                self.refuse(f"{record}.{step} is a value ({member.type}), expected a link or a collection in {path!r}.", NAME_CODE)
+                self.refuse(
+                    f"{record}.{step} is a value ({member.type}), expected a link or a collection in {path!r}.",
+                    NAME_CODE,
+                )
             if isinstance(member, LinkType):
                 found.append(Follow(member.name or step, member.target))
             else:
@@ -295,7 +311,13 @@ class _Resolver:
             return self.membership(expr)
         if op == "now":
             if self.now is None:
-                raise PlannedError(Problem(PlannedError.code, "`now` in an expression that is stored is planned; as a default it works.", self.origin))
+                raise PlannedError(
+                    Problem(
+                        PlannedError.code,
+                        "`now` in an expression that is stored is planned; as a default it works.",
+                        self.origin,
+                    )
+                )
             return constant(self.now)
         if op in EXPECTED:
             return self.binary(expr)
@@ -323,7 +345,7 @@ class _Resolver:
         if items.type != meeting and meeting.kind in semantics.NUMBERS:
             converted = (constant(value, meeting).value for value in items.value)
             items = Constant(tuple(dict.fromkeys(converted)), meeting)
-        return Call("in", (cast_to(subject, meeting), items), BOOL, optional=False)
+        return Call("in", (compared(subject, meeting), items), BOOL, optional=False)
 
     def binary(self, expr: Operation) -> Node:
         left, right = self.operands(expr)
@@ -331,13 +353,14 @@ class _Resolver:
         if isinstance(right, timedelta):
             return self.shifted(expr, left, right)
         meeting = semantics.common(left.type, right.type)
-        kinds = {left.type.kind, right.type.kind}
+        kinds = {plain(left.type).kind, plain(right.type).kind}
         if op == "div" and kinds <= semantics.NUMBERS:
             return Call("div", (cast_float(left), cast_float(right)), FLOAT, optional=True)
         if meeting is None or not semantics.accepts(op, meeting):
             self.refuse_operands(expr, (left, right))
         if op in semantics.COMPARISONS:
-            return Call(cast("Operator", op), (cast_to(left, meeting), cast_to(right, meeting)), BOOL, optional=False)
+            sides = (compared(left, meeting), compared(right, meeting))
+            return Call(cast("Operator", op), sides, BOOL, optional=False)
         if op == "or_else":
             return Call("or_else", (cast_to(left, meeting), cast_to(right, meeting)), meeting, right.optional)
         return self.arithmetic(expr, left, right, plain(meeting))
@@ -396,6 +419,11 @@ class _Resolver:
 def cast_float(node: Node) -> Node:
     """A number as a float: what division divides."""
     return cast_to(node, FLOAT)
+
+
+def compared(node: Node, meeting: ValueType) -> Node:
+    """The operand of a comparison; exact numbers compare as they are, whatever their scales."""
+    return node if meeting.kind == "decimal" else cast_to(node, meeting)
 
 
 def _named(type_: ValueType) -> str:

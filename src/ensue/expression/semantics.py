@@ -15,7 +15,8 @@
 Promotion: int to float, int to decimal; float and decimal don't mix. An int is promoted to a float as the nearest one, a decimal as
 its scaled integer over a power of ten. Out of range (64-bit int, decimal whose scaled integer is more than 64-bit, float that
 overflows or vanishes, instant outside of the years 1 to 9999) is an error. Text orders by code point. Decimals that lose decimals
-round half-even. Order on uuid and bytes is by byte. Invariant: there is no result that depends on the evaluator.
+round half-even; exact numbers compare exactly, whatever their scales. Where the result does not depend on an operand (another
+one is null, the other side of `and` or `or` decides) it may be skipped, and then is no error. Order on uuid and bytes is by byte. Invariant: there is no result that depends on the evaluator.
 """
 
 from datetime import datetime

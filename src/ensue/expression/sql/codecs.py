@@ -16,8 +16,8 @@ from uuid import UUID
 
 import msgspec
 
-from ensue.clock import from_micros, to_micros
-from ensue.expression.arithmetic import scaled, unscaled
+from ensue.clock import from_micros
+from ensue.expression.arithmetic import fit_instant, instant_micros, scaled, unscaled
 from ensue.expression.python import compile_function
 from ensue.expression.semantics import SCALE_MAX
 from ensue.expression.types import ValueType
@@ -36,7 +36,7 @@ def encoder(type_: ValueType, dialect: Dialect) -> Codec | None:
     if kind == "json":
         return encode_json
     if dialect == "postgresql":
-        return None
+        return fit_instant if kind == "datetime" else None
     if kind == "decimal":
         scale = type_.scale or 0
         return lambda value: scaled(value, scale)
@@ -64,10 +64,11 @@ def json_decoder(type_: ValueType, dialect: Dialect) -> Codec | None:
     The JSON must be parsed with exact integers (as `msgspec.json.decode` and `json.loads` do).
     """
     kind = type_.kind
+    if kind in ("bool", "decimal", "date") and dialect == "postgresql":
+        unit = _UNITS[type_.scale or 0]
+        return {"bool": None, "decimal": lambda value: Decimal(value).quantize(unit), "date": _date}[kind]
     if kind in ("enum", "bool", "decimal", "uuid", "date"):
-        if kind == "decimal" and dialect == "postgresql":
-            return lambda value: Decimal(value).quantize(_UNITS[type_.scale or 0])
-        return decoder(type_, "sqlite") if (kind, dialect) != ("bool", "postgresql") else None
+        return decoder(type_, "sqlite")
     if kind == "json":
         return lambda value: msgspec.convert(value, type_.python)
     if kind == "float":
@@ -92,12 +93,16 @@ def encode_json(value: Any) -> str:
     return msgspec.json.encode(value, order="sorted").decode()
 
 
-def row_decoder(types: Sequence[ValueType | None], dialect: Dialect) -> Callable[[Sequence[Any]], tuple[Any, ...]] | None:
+def row_decoder(
+    types: Sequence[ValueType | None], dialect: Dialect
+) -> Callable[[Sequence[Any]], tuple[Any, ...]] | None:
     """A function that decodes a whole row of columns of these types (None: leave as it is), or None if nothing needs it."""
     return _row_function([None if type_ is None else decoder(type_, dialect) for type_ in types])
 
 
-def json_row_decoder(types: Sequence[ValueType | None], dialect: Dialect) -> Callable[[Sequence[Any]], tuple[Any, ...]] | None:
+def json_row_decoder(
+    types: Sequence[ValueType | None], dialect: Dialect
+) -> Callable[[Sequence[Any]], tuple[Any, ...]] | None:
     """`row_decoder` for a row that came as a JSON array."""
     return _row_function([None if type_ is None else json_decoder(type_, dialect) for type_ in types])
 
@@ -132,13 +137,17 @@ def _scaled_decoder(type_: ValueType) -> Codec:
     return lambda value: unscaled(value, scale)
 
 
+def _date(text: str) -> datetime.date:
+    return _DATES.get(text) or datetime.date.fromisoformat(text)
+
+
 def _uuid_copy(value: UUID) -> UUID:
     return UUID(bytes=value.bytes)
 
 
 _SQLITE_ENCODERS: dict[str, Codec] = {
     "bool": int,
-    "datetime": to_micros,
+    "datetime": instant_micros,
     "date": datetime.date.isoformat,
     "uuid": cast("Codec", str),
 }
@@ -148,3 +157,5 @@ _SQLITE_DECODERS: dict[str, Codec] = {
     "date": datetime.date.fromisoformat,
     "uuid": cast("Codec", UUID),
 }
+# What asyncpg makes of the first and the last date.
+_DATES = {"-infinity": datetime.date.min, "infinity": datetime.date.max}

@@ -51,17 +51,35 @@ def compile_statement(
     compiled: Any = statement.compile(dialect=sqlalchemy_dialect(dialect))
     text: str = compiled.string
     if "POSTCOMPILE" in text:
-        raise InternalError(f"The statement {name} has a list whose length changes its text; pass it as one parameter (ValueList).")
-    returns = bool(compiled.effective_returning or getattr(statement, "is_select", False)) if rows is None else rows
-    binds, positions = compiled.binds, list(compiled.positiontup or ())
+        raise InternalError(
+            f"The statement {name} has a list whose length changes its text; pass it as one parameter (ValueList)."
+        )
+    returns = (
+        bool(getattr(compiled, "effective_returning", None) or getattr(statement, "is_select", False))
+        if rows is None
+        else rows
+    )
+    binds, positions = getattr(compiled, "binds", {}), list(getattr(compiled, "positiontup", None) or ())
     given = tuple(dict.fromkeys(key for key in positions if _given(binds[key])))
     names = given if order is None else tuple(order)
     if missing := set(given) - set(names):
-        raise InternalError(f"The statement {name} needs the values {sorted(missing)}, which are not in the order {names}.")
+        raise InternalError(
+            f"The statement {name} needs the values {sorted(missing)}, which are not in the order {names}."
+        )
     encoders = {key: parameter_encoder(binds[key].type, dialect) for key in given}
     constants: dict[str, Any] = {}
     by_name = [_cell(key, f"values[{key!r}]", binds[key], encoders.get(key), dialect, constants) for key in positions]
-    by_row = [_cell(key, f"values[{names.index(key)}]" if key in given else "", binds[key], encoders.get(key), dialect, constants) for key in positions]
+    by_row = [
+        _cell(
+            key,
+            f"values[{names.index(key)}]" if key in given else "",
+            binds[key],
+            encoders.get(key),
+            dialect,
+            constants,
+        )
+        for key in positions
+    ]
     return Compiled(
         Statement(name, text, rows=returns),
         names,

@@ -60,7 +60,8 @@ def json_expression(element: Element, type_: ValueType, dialect: Dialect) -> Ele
     if dialect == "sqlite":
         if kind == "json":
             return sql.func.json(element)
-        return sql.func.hex(element) if kind == "bytes" else element
+        # Of null, hex makes an empty text.
+        return sql.case((element.is_not(sql.null()), sql.func.hex(element))) if kind == "bytes" else element
     if kind == "decimal":
         return sql.cast(element, sql.Text())
     if kind == "bytes":
@@ -71,8 +72,6 @@ def json_expression(element: Element, type_: ValueType, dialect: Dialect) -> Ele
 
 
 def _postgresql_micros(element: Element) -> Element:
-    seconds = sql.literal_column("epoch")
-    _ = seconds
     return sql.cast(sql.extract("epoch", element) * sql.literal_column("1000000"), sql.BigInteger())
 
 
@@ -91,7 +90,9 @@ def _quoted(value: Any, type_: ValueType, dialect: Dialect) -> str:
     if isinstance(value, datetime):
         return f"TIMESTAMPTZ '{value.isoformat(sep=' ')}'"
     if isinstance(value, date):
-        return f"DATE '{value.isoformat()}'"
+        # As asyncpg does with a parameter: the first and last date are infinities.
+        text = {date.min: "-infinity", date.max: "infinity"}.get(value) or value.isoformat()
+        return f"DATE '{text}'"
     if isinstance(value, UUID):
         return f"UUID '{value}'"
     if isinstance(value, str):
@@ -116,8 +117,8 @@ class _Lowering:
         self._sqlite = dialect == "sqlite"
 
     def lower(self, node: Node, *, filter: bool) -> Element:
-        if node.type.kind == "bool" and (filter or not isinstance(node, Column | Parameter | Constant)):
-            return self.predicate(node, filter=filter)
+        if filter and node.type.kind == "bool":
+            return self.predicate(node, filter=True)
         return self.value(node)
 
     # --- Booleans -----------------------------------------------------------------------------------------------------
@@ -147,18 +148,28 @@ class _Lowering:
         raw = self.predicate(node, filter=True)
         if _may_be_null(node):
             return self.infix(Grouping(raw), "IS NOT", TRUE)
-        return self.boolean(cast("Element", Grouping(raw)).op("NOT", is_comparison=False) if False else self.prefix("NOT", raw))
+        return self.boolean(_prefixed("NOT", Grouping(raw)))
 
     def unequal(self, node: Call) -> Element:
+        left, right = (self.aligned(argument, node.args) for argument in node.args)
         if not _nullable(node):
-            return self.infix(self.operand(node.args[0]), "<>", self.operand(node.args[1]))
-        return self.infix(Grouping(self.infix(self.operand(node.args[0]), "=", self.operand(node.args[1]))), "IS NOT", TRUE)
+            return self.infix(left, "<>", right)
+        return self.infix(Grouping(self.infix(left, "=", right)), "IS NOT", TRUE)
 
     def comparison(self, node: Call) -> Element:
-        left, right = (self.operand(argument) for argument in node.args)
+        left, right = (self.aligned(argument, node.args) for argument in node.args)
         if not self._sqlite and node.op in semantics.ORDERINGS and node.args[0].type.base == "str":
             right = self.in_c_order(right)
         return self.infix(left, _COMPARISONS[node.op], right)
+
+    def aligned(self, node: Node, beside: tuple[Node, ...]) -> Element:
+        """An operand of a comparison; on SQLite scaled integers of different scales are brought to one.
+
+        What overflows there becomes a float beyond every integer, which still compares right.
+        """
+        element = self.operand(node)
+        digits = max(argument.type.scale or 0 for argument in beside) - (node.type.scale or 0)
+        return Grouping(element.op("*")(sql.literal_column(str(10**digits)))) if digits and self._sqlite else element
 
     def in_c_order(self, element: Element) -> Element:
         """An explicit collation wins over that of any column, and equals that of ensue's, so their indexes still serve."""
@@ -166,7 +177,7 @@ class _Lowering:
 
     def membership(self, node: Call) -> Element:
         subject, items = node.args
-        left = self.operand(subject)
+        left = self.aligned(subject, node.args)
         if isinstance(items, Constant):
             if not items.value:
                 return self.boolean(sql.literal_column("FALSE"))
@@ -190,9 +201,6 @@ class _Lowering:
 
     def infix(self, left: Element, operator: str, right: Element) -> Element:
         return self.boolean(left.op(operator, precedence=5)(right))
-
-    def prefix(self, operator: str, operand: Element) -> Element:
-        return self.boolean(_prefixed(operator, operand))
 
     # --- Values -------------------------------------------------------------------------------------------------------
 
@@ -296,9 +304,15 @@ class _Lowering:
         if self._sqlite:
             return sql.func.ensue_shift(instant, micros)
         shifted: Element = Grouping(instant.op("+")(micros.op("*")(sql.literal_column("INTERVAL '1 microsecond'"))))
-        inside = shifted.op("BETWEEN")(sql.literal_column("TIMESTAMPTZ '0001-01-01 00:00:00+00' AND TIMESTAMPTZ '9999-12-31 23:59:59.999999+00'"))
+        inside = shifted.op("BETWEEN")(
+            sql.literal_column(
+                "TIMESTAMPTZ '0001-01-01 00:00:00.000001+00' AND TIMESTAMPTZ '9999-12-31 23:59:59.999998+00'"
+            )
+        )
         # Out of the years that Python knows: raises "timestamp out of range".
-        beyond = sql.func.to_timestamp(sql.cast(sql.extract("epoch", shifted), sql.Double()) * sql.literal_column("1e18"))
+        beyond = sql.func.to_timestamp(
+            sql.cast(sql.extract("epoch", shifted), sql.Double()) * sql.literal_column("1e18")
+        )
         return sql.case((shifted.is_(sql.null()), sql.null()), (inside, shifted), else_=beyond)
 
     def op_cast(self, node: Call) -> Element:
@@ -315,7 +329,9 @@ class _Lowering:
         real = sql.REAL() if self._sqlite else sql.Double()
         if source.kind != "decimal":
             return sql.cast(value, real)
-        power = sql.literal_column(f"{10 ** (source.scale or 0)}.0" if self._sqlite else f"CAST(1e{source.scale or 0} AS DOUBLE PRECISION)")
+        power = sql.literal_column(
+            f"{10 ** (source.scale or 0)}.0" if self._sqlite else f"CAST(1e{source.scale or 0} AS DOUBLE PRECISION)"
+        )
         whole = value if self._sqlite else self.scaled(value, source.scale or 0)
         return sql.cast(whole, real).op("/")(power)
 
@@ -367,5 +383,3 @@ def _may_be_null(node: Node) -> bool:
     if isinstance(node, Call) and node.op in semantics.PREDICATES:
         return node.op not in ("not", "is_null", "ne") and _nullable(node)
     return node.optional
-
-

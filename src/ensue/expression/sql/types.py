@@ -34,7 +34,9 @@ def dialect_name(dialect: SaDialect) -> Dialect:
         return "sqlite"
     if dialect.name == "postgresql":
         return "postgresql"
-    raise InternalError(f"ensue's columns have no form for the SQLAlchemy dialect {dialect.name!r}; expected sqlite or postgresql.")
+    raise InternalError(
+        f"ensue's columns have no form for the SQLAlchemy dialect {dialect.name!r}; expected sqlite or postgresql."
+    )
 
 
 class ValueColumn(TypeDecorator[Any]):
