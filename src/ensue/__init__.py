@@ -1,1 +1,105 @@
-"""Declare data, derivations and interactions; the rest ensues."""
+"""Declare data, derivations and interactions; the rest ensues.
+
+The public names. Declarations are here at once; what needs a database or a server is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ensue.errors import (
+    ConstraintViolated,
+    DeclarationError,
+    EnsueError,
+    InvalidValue,
+    NotFound,
+    NotLoaded,
+    PlannedError,
+    Rejected,
+    Unavailable,
+    UsageError,
+)
+from ensue.expression.trace import Expr, match, now, total
+from ensue.schema.computations.aggregate import AnyOf, Average, Count, EveryOf, Max, Min, Sum
+from ensue.schema.computations.computed import Computed
+from ensue.schema.computations.custom import SKIP, Custom
+from ensue.schema.computations.machine import Mutation, State, StateMachine, Transition
+from ensue.schema.computations.transform import Transform
+from ensue.schema.effect import Effect, Retry, SideEffect, side_effect
+from ensue.schema.entity import Entity, Globals, Keep, Relation
+from ensue.schema.event import DispatchResult, MutationEvent
+from ensue.schema.interaction import Activity, Context, Interaction, define_type
+from ensue.schema.property import Property
+from ensue.schema.relation import Inverse, Many, Maybe, One, Ref, Through
+from ensue.schema.schema import Schema
+
+__version__ = "0.1.0"
+
+_LATER: dict[str, str] = {}
+"""Where the names live that are imported on first use."""
+
+
+def __getattr__(name: str) -> Any:
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module 'ensue' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(module), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
+__all__ = [
+    "SKIP",
+    "Activity",
+    "AnyOf",
+    "Average",
+    "Computed",
+    "ConstraintViolated",
+    "Context",
+    "Count",
+    "Custom",
+    "DeclarationError",
+    "DispatchResult",
+    "Effect",
+    "EnsueError",
+    "Entity",
+    "EveryOf",
+    "Expr",
+    "Globals",
+    "Interaction",
+    "InvalidValue",
+    "Inverse",
+    "Keep",
+    "Many",
+    "Max",
+    "Maybe",
+    "Min",
+    "Mutation",
+    "MutationEvent",
+    "NotFound",
+    "NotLoaded",
+    "One",
+    "PlannedError",
+    "Property",
+    "Ref",
+    "Rejected",
+    "Relation",
+    "Retry",
+    "Schema",
+    "SideEffect",
+    "State",
+    "StateMachine",
+    "Sum",
+    "Through",
+    "Transform",
+    "Transition",
+    "Unavailable",
+    "UsageError",
+    "define_type",
+    "match",
+    "now",
+    "side_effect",
+    "total",
+]

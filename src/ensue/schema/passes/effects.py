@@ -1,0 +1,85 @@
+"""Pass: side effects. Their records are found, their conditions typed, the fields they name checked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from ensue.errors import DeclarationError, PlannedError
+from ensue.expression.nodes import Node
+from ensue.expression.records import CollectionType
+from ensue.expression.trace import Expr, Path, Shape
+from ensue.schema.effect import SideEffect
+from ensue.schema.model import EffectModel
+from ensue.schema.written.names import suggestion
+from ensue.schema.passes.build import Build
+from ensue.schema.passes.scope import expression
+
+
+def build_effects(build: Build, side_effects: Mapping[str, SideEffect]) -> dict[str, EffectModel]:
+    """The side effects of an app, by qualified name."""
+    found: dict[str, EffectModel] = {}
+    for name, effect in side_effects.items():
+        try:
+            found[name] = _effect(build, name, effect)
+        except DeclarationError as error:
+            build.report(error, f"side effect {name!r}", effect.origin)
+    return found
+
+
+def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
+    record = build.record(effect.record)
+    options = effect.options
+    if build.drafts[record].kind == "globals":
+        raise PlannedError(f"side effects of globals ({record}) are planned.")
+    if not inspect.iscoroutinefunction(effect.content) and not inspect.iscoroutinefunction(getattr(effect.content, "__call__", None)):  # noqa: B004  # of an instance
+        raise DeclarationError("its content is not async; expected `async def content(effect)`.")
+    if options.delivery not in ("durable", "after_commit"):
+        raise DeclarationError(f"delivery={options.delivery!r}: expected 'durable' or 'after_commit'.")
+    where = None if options.where is None else _condition(build, options.where, record)
+    order_by = None if options.order_by is None else expression(build, options.order_by, record, "order_by=")
+    fields = tuple(_selected(build, item, record) for item in options.fields)
+    return EffectModel(
+        name,
+        record,
+        effect.on,
+        fields,
+        tuple(_field(build, item, record) for item in options.of),
+        where,
+        order_by,
+        durable=options.delivery == "durable",
+        content=effect.content,
+        options={"retry": options.retry, "timeout_seconds": options.timeout_seconds, "concurrency": options.concurrency},
+        origin=effect.origin,
+    )
+
+
+def _condition(build: Build, where: Any, record: str) -> Node:
+    node = expression(build, where, record, "where=")
+    if node.type.base != "bool":
+        raise DeclarationError(f"where= must be a condition (bool); the expression gives {node.type}.")
+    return node
+
+
+def _field(build: Build, item: Any, record: str) -> str:
+    name = item.steps[0] if isinstance(item, Path) and len(item.steps) == 1 else item
+    if not isinstance(name, str) or build.member(record, name) is None:
+        raise DeclarationError(f"of=[{item!r}]: {record} has no such field.{suggestion(str(item), build.names(record))}")
+    if isinstance(build.member(record, name), CollectionType):
+        raise DeclarationError(f"of=[{item!r}] is a collection; its changes are changes of the other record. Name fields and links.")
+    return name
+
+
+def _selected(build: Build, item: Any, record: str) -> Any:
+    path = item.path if isinstance(item, Shape) else item
+    if path is not None and not isinstance(path, Expr):
+        raise DeclarationError(f"fields=[{item!r}]: expected fields such as {record}.name, or {record}.link.fields(…).")
+    if isinstance(path, Path):
+        at = record
+        for step in path.steps:
+            member = build.member(at, step)
+            if member is None:
+                raise DeclarationError(f"fields=[{item!r}]: {at} has no {step!r}.{suggestion(step, build.names(at))}")
+            at = getattr(member, "target", at)
+    return item

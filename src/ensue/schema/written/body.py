@@ -1,0 +1,59 @@
+"""The body of a declaring class: which members it has, inherited ones first.
+
+Decides what an annotation declares and keeps the order in which members were written. Invariant: only the class itself is written
+to, once, while it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from ensue.schema.member import Member, declare
+from ensue.schema.property import MISSING, Property
+from ensue.schema.relation import Link, Maybe, One, Ref
+from ensue.schema.written.annotation import Names, Written, names_of_caller, own_annotations, split
+
+_ANNOTATED: dict[Any, type[Any]] = {cls: cls for cls in (Property, One, Maybe, Ref)} | {
+    cls.__name__: cls for cls in (Property, One, Maybe, Ref)
+}
+
+
+def collect_members(cls: type[Any], annotated: Callable[[Any, Any, Names], Member | None] | None = None) -> None:
+    """Gather the members of a class, inherited ones first, and put those that were only annotated on it."""
+    names = names_of_caller(cls.__module__)
+    members: dict[str, Member] = {}
+    for base in reversed(cls.__mro__[1:]):
+        members.update(vars(base).get("__ensue_members__", {}))
+    found = {name: member for name, member in vars(cls).items() if isinstance(member, Member)}
+    ordered: dict[str, Member] = {}
+    for name, annotation in own_annotations(cls).items():
+        if name.startswith("__"):
+            continue
+        member = (annotated or _annotated)(annotation, vars(cls).get(name, MISSING), names)
+        if member is not None:
+            ordered[name] = member if name in found else declare(member, cls, name, origin=cls.__ensue_origin__)
+    members.update({**ordered, **{name: member for name, member in found.items() if name not in ordered}})
+    cls.__ensue_members__ = members
+    cls.__ensue_accepted__ = frozenset({"id"} | {name for name, member in members.items() if member.accepted})
+
+
+def _annotated(annotation: Any, given: Any, names: Names) -> Member | None:
+    head, content = split(annotation, names)
+    if head is ClassVar or head == "ClassVar":
+        return given if isinstance(given, Member) else None
+    kind = _ANNOTATED.get(head) if isinstance(head, type | str) else None
+    if kind is None:
+        return given if isinstance(given, Member) else Unknown(annotation)
+    member = given if isinstance(given, Property | Link) else kind()
+    if member.written is None and content is not None:
+        member.written = Written(content, names)
+    return member
+
+
+class Unknown(Member):
+    """An annotation that declares nothing ensue knows; reported when the schema is frozen."""
+
+    def __init__(self, annotation: Any) -> None:
+        super().__init__()
+        self.annotation = annotation
