@@ -49,11 +49,12 @@ class Tables:
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     def member(self, record: str, row: int, name: str) -> Any:
-        """The value of a member of a row, stored or derived; what was not derived yet is null."""
+        """The value of a member of a row, stored or derived. Null if it was not derived yet, or if the row is gone."""
         name = real_name(self.model.records[record], name)
-        stored = self.rows[record][row]
-        if name == "id":
-            return row
+        stored = self.rows[record].get(row)
+        if name == "id" or stored is None:
+            # Only an event refers to rows that are gone.
+            return row if name == "id" else None
         return stored[name] if name in stored else self.derived[record].get(row, {}).get(name)
 
     def target(self, record: str, link: str) -> str:
