@@ -1,7 +1,7 @@
 """`SideEffect` and its decorator: what is to happen outside when data changed; `Effect`: one such call.
 
-Decides how a side effect is declared. Its expressions are resolved when the schema is frozen; enqueuing and delivery are the
-business of `engine` and `effects`.
+Decides how a side effect is declared. Its expressions are resolved when the schema is frozen; enqueuing and delivery
+are the business of `engine` and `effects`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -17,10 +17,11 @@ from ensue.errors import DeclarationError, Origin
 from ensue.expression.trace import Expr
 from ensue.schema.entity import Entity
 from ensue.schema.event import MutationEvent
+from ensue.schema.interaction import Context as Context
 from ensue.schema.model import Change
-from ensue.schema.written.origin import here
 from ensue.schema.record import Record, record_values
 from ensue.schema.relation import Link
+from ensue.schema.written.origin import here
 
 E = TypeVar("E", bound=Entity)
 I = TypeVar("I")  # noqa: E741  # the integration whose method it is
@@ -43,8 +44,8 @@ class Retry:
 class Effect(Generic[E]):
     """One call of a side effect.
 
-    `event` is the change as it was, `record` its record with the `fields=` asked for, `key` a stable idempotency key (the same on
-    every attempt), `attempt` counts from 1.
+    `event` is the change as it was, `record` its record with the `fields=` asked for, `key` a stable idempotency key
+    (the same on every attempt), `attempt` counts from 1.
     """
 
     event: MutationEvent[E]
@@ -93,12 +94,12 @@ class EffectOptions:
 class SideEffect:
     """A side effect as a value: `SideEffect("publish", Message, on={"create", "update"}, content=publish)`.
 
-    `record` is a class, a name, or `Post.tags.relation`. `fields` are added to the record's own columns, `of` narrows updates
-    to changes of these fields, `where` is a condition on the new side (of a delete on the old), `order_by` a key within which
-    effects are delivered in commit order.
+    `record` is a class, a name, or `Post.tags.relation`. `fields` are added to the record's own columns, `of` narrows
+    updates to changes of these fields, `where` is a condition on the new side (of a delete on the old), `order_by` a
+    key within which effects are delivered in commit order.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the public arguments of a side effect
         self,
         name: str,
         record: type[E] | str,
@@ -158,7 +159,9 @@ def side_effect(
 
     The arguments are those of `SideEffect`; the method's name is the effect's.
     """
-    options = EffectOptions(tuple(fields), tuple(of), where, delivery, order_by, retry or Retry(), timeout_seconds, concurrency)
+    options = EffectOptions(
+        tuple(fields), tuple(of), where, delivery, order_by, retry or Retry(), timeout_seconds, concurrency
+    )
     declaration = EffectDeclaration(record, changes(on), options, here())
 
     def mark(method: Callable[[I, Effect[E]], Awaitable[None]]) -> Callable[[I, Effect[E]], Awaitable[None]]:
@@ -179,4 +182,4 @@ def changes(on: Change | Collection[Change]) -> frozenset[Change]:
     wrong = sorted(found - {"create", "update", "delete"})
     if wrong or not found:
         raise DeclarationError(f"on={on!r}: expected 'create', 'update', 'delete' or several of them.")
-    return cast("frozenset[Change]", found)
+    return found

@@ -1,7 +1,8 @@
 """`Entity`, `Relation`, `Globals`: the classes of records.
 
-Decides what a class statement declares: annotated with Property, One or Maybe is stored, everything else is derived. Whether it
-makes sense is checked for a whole app when its schema is frozen. Invariant: a class keeps no trace of the apps that use it.
+Decides what a class statement declares: annotated with Property, One or Maybe is stored, everything else is derived.
+Whether it makes sense is checked for a whole app when its schema is frozen. Invariant: a class keeps no trace of the
+apps that use it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, cast, dataclass_tr
 from ensue.errors import Origin, PlannedError
 from ensue.expression.trace import Expr, Path, Root, Shape
 from ensue.schema.member import Member
-from ensue.schema.written.origin import caller, here
 from ensue.schema.property import Property
 from ensue.schema.record import Record, make_record, record_values, refuse_unknown
 from ensue.schema.relation import Maybe, One, RelationEnd
 from ensue.schema.written.body import collect_members
+from ensue.schema.written.origin import caller, here
 
 if TYPE_CHECKING:
     from ensue.schema.computations.transform import Transform
 
 __all__ = ["Entity", "EntityType", "Globals", "Keep", "Relation", "make_record", "record_values"]
+
 
 class Keep:
     """How long records are kept; planned."""
@@ -33,8 +35,8 @@ class Keep:
 if TYPE_CHECKING:
     # For checkers only: makes `Post.author == user` an expression although `Post.author` is typed `type[User]`.
     class EntityType(type):
-        def __eq__(cls, other: Entity | type[Entity] | int | None) -> Expr[bool]: ...  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # builds an expression
-        def __ne__(cls, other: Entity | type[Entity] | int | None) -> Expr[bool]: ...  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # builds an expression
+        def __eq__(cls, other: Entity | type[Entity] | int | None) -> Expr[bool]: ...  # type: ignore[override]  # builds an expression
+        def __ne__(cls, other: Entity | type[Entity] | int | None) -> Expr[bool]: ...  # type: ignore[override]  # builds an expression
         def __hash__(cls) -> int: ...
         def is_null(cls) -> Expr[bool]: ...
         def in_(cls, values: Iterable[Entity | int]) -> Expr[bool]: ...
@@ -51,12 +53,12 @@ class Entity(Record, metaclass=EntityType):
     >>> Post(title="x").title
     'x'
 
-    The constructor keeps what it is given; `await store.create(...)` applies defaults and checks types. Class arguments:
-    `abstract=True` for one that only lends its members, `unique=[("a", "b")]`, `derived=Transform(...)`.
+    The constructor keeps what it is given; `await store.create(...)` applies defaults and checks types. Class
+    arguments: `abstract=True` for one that only lends its members, `unique=[("a", "b")]`, `derived=Transform(...)`.
     """
 
     if TYPE_CHECKING:
-        id: Property[int] = ...  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]  # may be left out
+        id: Property[int] = ...  # type: ignore[assignment]  # may be left out
 
         def __init__(self, **values: Any) -> None: ...
 
@@ -93,7 +95,7 @@ class Entity(Record, metaclass=EntityType):
         collect_members(cls)
 
     @classmethod
-    def ref(cls, id: int) -> Self:  # noqa: A002  # the public name of it
+    def ref(cls, id: int) -> Self:  # the public name of it
         """A record known by its id only: `Post(author=User.ref(7))`."""
         return make_record(cls, {"id": id}, None)
 
@@ -149,7 +151,10 @@ class Globals(Record):
     def __init_subclass__(cls, *, contention: str | None = None) -> None:
         super().__init_subclass__()
         if contention is not None:
-            raise PlannedError(f"class {cls.__name__}(Globals, contention=…) is planned; all globals are exact. Leave it out until then.")
+            raise PlannedError(
+                f"class {cls.__name__}(Globals, contention=…) is planned; all globals are exact. Leave it out until "
+                "then."
+            )
         cls.__ensue_origin__ = here()
         collect_members(cls)
 

@@ -1,7 +1,7 @@
 """`MutationEvent` and `DispatchResult`: what happened, as it is given to callbacks and callers.
 
-Decides their attributes. Building them is the engine's matter. Invariant: they are values; the event's own attributes win over
-the record's of the same name.
+Decides their attributes. Building them is the engine's matter. Invariant: they are values; the event's own attributes
+win over the record's of the same name.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ I = TypeVar("I", bound=Interaction)  # noqa: E741  # an interaction
 class MutationEvent(Generic[E]):
     """One change of one record.
 
-    `record` is the image after the change (of a delete the one before), `old_record` the one before (None for a create),
-    `changed` the names of the fields that differ. The record's fields can be read on the event itself: `event.task_id`.
+    `record` is the image after the change (of a delete the one before), `old_record` the one before (None for a
+    create), `changed` the names of the fields that differ. The record's fields can be read on the event itself:
+    `event.task_id`.
     """
 
     type: Change
@@ -40,7 +41,9 @@ class MutationEvent(Generic[E]):
 
 @dataclass(frozen=True, slots=True)
 class DispatchResult(Generic[I]):
-    """What a dispatch gave: the interaction as it was stored, the net changes, and whether it was a replay of an earlier one."""
+    """What a dispatch gave: the interaction as it was stored, the net changes, and whether it was a replay of an
+    earlier one.
+    """
 
     event: I
     changes: Sequence[MutationEvent[Any]] = ()

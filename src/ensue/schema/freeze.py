@@ -1,7 +1,7 @@
 """From the open schema to the frozen `Model`, in ordered passes, with all problems at once.
 
-Decides the order of the passes and puts their results together. Invariant: a model comes out only if nothing is wrong, and the
-schema can't be changed any more.
+Decides the order of the passes and puts their results together. Invariant: a model comes out only if nothing is wrong,
+and the schema can't be changed any more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ensue.errors import DeclarationError
-from ensue.schema.passes.names import check_names, table_name
 from ensue.schema.effect import SideEffect
 from ensue.schema.interaction import Interaction
 from ensue.schema.model import FieldModel, InteractionModel, LinkModel, Model, RecordModel, TransformModel
@@ -19,6 +18,7 @@ from ensue.schema.passes.cycles import refuse_cycles
 from ensue.schema.passes.effects import build_effects
 from ensue.schema.passes.fields import build_fields, unique_names
 from ensue.schema.passes.links import build_links
+from ensue.schema.passes.names import check_names, table_name
 from ensue.schema.passes.reach import reach
 from ensue.schema.passes.transforms import build_transforms
 from ensue.schema.schema import Draft, Schema
@@ -27,7 +27,7 @@ from ensue.schema.schema import Draft, Schema
 def freeze(schema: Schema, *, side_effects: Mapping[str, SideEffect] | None = None) -> Model:
     """The model of a schema, which can't be changed afterwards.
 
-    `side_effects` are by qualified name (`"channels.publish"`). Raises DeclarationError with every problem that was found.
+    `side_effects` are by qualified name (`"channels.publish"`). Raises DeclarationError with every problem found.
     """
     reach(schema)
     build = Build(schema)
@@ -40,7 +40,9 @@ def freeze(schema: Schema, *, side_effects: Mapping[str, SideEffect] | None = No
     refuse_cycles(build, transforms)
     interactions = _interactions(build)
     records = {
-        name: _record(build, draft, transforms.get(name)) for name, draft in build.drafts.items() if not _only_reads(interactions, name)
+        name: _record(build, draft, transforms.get(name))
+        for name, draft in build.drafts.items()
+        if not _only_reads(interactions, name)
     }
     if build.problems:
         raise DeclarationError(sorted(build.problems, key=_position))

@@ -1,7 +1,7 @@
 """`Interaction`: what a user may do, with its payload as annotations; `Context`: who asks and through what.
 
-Decides how a payload is declared and kept. Validation of its types belongs to the dispatch. Invariant: `id`, `user` and `at` are
-the framework's, there once the interaction was dispatched.
+Decides how a payload is declared and kept. Validation of its types belongs to the dispatch. Invariant: `id`, `user`
+and `at` are the framework's, there once the interaction was dispatched.
 """
 
 from __future__ import annotations
@@ -10,39 +10,27 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Never, Protocol, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Never, dataclass_transform
 
 from ensue.errors import InvalidValue, Origin, PlannedError
 from ensue.expression.trace import Path, Root
-from ensue.schema.written.body import collect_members
-from ensue.schema.written.annotation import Names, Written, split, split_optional
 from ensue.schema.entity import Entity
 from ensue.schema.member import Member
-from ensue.schema.written.origin import here
 from ensue.schema.property import MISSING, PayloadField
 from ensue.schema.record import Record, refuse_unknown
 from ensue.schema.relation import Link, Ref
-
-if TYPE_CHECKING:
-    from ensue.app import Controller
-else:
-    Controller = Any
-
-
-class Headers(Protocol):
-    """What `Context.request` has at least."""
-
-    @property
-    def headers(self) -> Any: ...
+from ensue.schema.written.annotation import Names, Written, split, split_optional
+from ensue.schema.written.body import collect_members
+from ensue.schema.written.origin import here
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Who asks (`user`, None for nobody), through what (`request`, None outside of HTTP), and the app's `controller`."""
+    """Who asks (`user`, None for nobody), through what (`request`, None outside HTTP), and the app's `controller`."""
 
     user: Any = None
     request: Any = None
-    controller: Controller = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]  # None only in tests of a guard
+    controller: Any = None
 
 
 class _Given(Member):
@@ -76,7 +64,7 @@ class Interaction(Record):
     """
 
     __ensue_origin__: ClassVar[Origin] = Origin("", 0)
-    __ensue_reads__: ClassVar[type[Entity] | Callable[[], type[Entity]] | None] = None
+    __ensue_reads__: ClassVar[Any] = None  # a class, or a function that gives it
     __ensue_defaults__: ClassVar[dict[str, Any]] = {}
     __ensue_required__: ClassVar[frozenset[str]] = frozenset()
 
@@ -118,10 +106,14 @@ class Interaction(Record):
         cls.__ensue_reads__ = reads
         cls.__ensue_origin__ = here()
         collect_members(cls, _payload)
-        payload = {name: member for name, member in cls.__ensue_members__.items() if isinstance(member, PayloadField | Link)}
+        payload = {
+            name: member for name, member in cls.__ensue_members__.items() if isinstance(member, PayloadField | Link)
+        }
         cls.__ensue_accepted__ = frozenset(payload)
         cls.__ensue_required__ = frozenset(name for name, member in payload.items() if member.default is MISSING)
-        cls.__ensue_defaults__ = {name: member.default for name, member in payload.items() if member.default is not MISSING}
+        cls.__ensue_defaults__ = {
+            name: member.default for name, member in payload.items() if member.default is not MISSING
+        }
 
     async def allow(self, ctx: Context) -> bool:
         """Whether `ctx.user` may do this: False, or raise `Rejected(code, message)`, to refuse."""
@@ -160,10 +152,15 @@ class Activity:
     """An ordered composition of interactions; planned."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        raise PlannedError("Activity is planned. Until then order interactions by a StateMachine that their allow() reads.")
+        raise PlannedError(
+            "Activity is planned. Until then order interactions by a StateMachine that their allow() reads."
+        )
 
     def __init_subclass__(cls, **options: Any) -> None:
-        raise PlannedError(f"Activity ({cls.__name__}) is planned. Until then order interactions by a StateMachine that their allow() reads.")
+        raise PlannedError(
+            f"Activity ({cls.__name__}) is planned. Until then order interactions by a StateMachine that their "
+            "allow() reads."
+        )
 
 
 def define_type(*arguments: Any, **options: Any) -> Never:

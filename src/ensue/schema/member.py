@@ -1,7 +1,7 @@
 """What every declared member has: a name, a place, and the type it was written with.
 
-Decides how a member learns its name. Invariant: a member object is shared by all apps that use its class, and is never changed
-after the class is made; what an app changes lives in its schema.
+Decides how a member learns its name. Invariant: a member object is shared by all apps that use its class, and is never
+changed after the class is made; what an app changes lives in its schema.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ensue.errors import Origin
 from ensue.expression.trace import Path, Root
-from ensue.schema.written.origin import here, member_line
 from ensue.schema.record import not_loaded, record_values
+from ensue.schema.written.origin import here, member_line
 
 if TYPE_CHECKING:
-    from ensue.schema.written.annotation import Written
     from ensue.schema.record import Record
+    from ensue.schema.written.annotation import Written
 
 M = TypeVar("M", bound="Member")
 

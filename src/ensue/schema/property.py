@@ -1,6 +1,7 @@
 """`Property`: a stored value of a record.
 
-Decides what can be said about a column that is given. Its type is in the annotation and is resolved when the schema is frozen.
+Decides what can be said about a column that is given. Its type is in the annotation and is resolved when the schema is
+frozen.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ MISSING: Final = Missing()
 class Property(Member, Expr[T]):
     """A stored value: `title: Property[str]`, `score: Property[int] = Property(default=0)`.
 
-    `default` is a value, a zero-argument callable, or `now`; with one, the value may be left out. Optional is said by the
-    annotation: `Property[str | None]`. `unique` and `index` are of this column alone. `check` gives a condition on the value:
-    `Property(check=lambda v: v >= 0)`. `scale` is the number of decimals, and is required for Decimal.
+    `default` is a value, a zero-argument callable, or `now`; with one, the value may be left out. Optional is said by
+    the annotation: `Property[str | None]`. `unique` and `index` are of this column alone. `check` gives a condition on
+    the value: `Property(check=lambda v: v >= 0)`. `scale` is the number of decimals, and is required for Decimal.
     """
 
     @overload

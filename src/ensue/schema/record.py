@@ -1,7 +1,8 @@
 """What all instances have in common: values by name, read through the class's members, never changed.
 
-Decides how a record keeps, gives and compares its values. Which names there are is the classes' matter; defaults, types and
-whether a value may be given at all are applied when the app's plan admits the record. Invariant: a record never fetches.
+Decides how a record keeps, gives and compares its values. Which names there are is the classes' matter; defaults,
+types and whether a value may be given at all are applied when the app's plan admits the record. Invariant: a record
+never fetches.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class Record:
         """The record's id. Raises UsageError if it has none, because it was not saved."""
         identity = self._values.get("id")
         if identity is None:
-            raise UsageError(f"This {type(self).__name__} has no id: it was not saved. Use the record that `await store.create(…)` returns.")
+            raise UsageError(
+                f"This {type(self).__name__} has no id: it was not saved. Use the record that `await "
+                "store.create(…)` returns."
+            )
         return identity
 
     def __eq__(self, other: object) -> bool:
@@ -94,7 +98,8 @@ def refuse_unknown(cls: type[Record], values: Mapping[str, Any]) -> Never:
     name = next(item for item in values if item not in cls.__ensue_accepted__)
     if name in cls.__ensue_members__:
         raise UsageError(
-            f"{cls.__name__}({name}=…): {name!r} is derived, it can't be given. Leave it out; it follows from what it is declared over."
+            f"{cls.__name__}({name}=…): {name!r} is derived, it can't be given. Leave it out; it follows from what "
+            "it is declared over."
         )
     raise UsageError(f"{cls.__name__}({name}=…): there is no {name!r}.{suggestion(name, cls.__ensue_accepted__)}")
 
@@ -103,7 +108,10 @@ def not_loaded(record: Record, name: str) -> NotLoaded:
     """The error for a member that the record holds no value of."""
     cls = type(record).__name__
     if record_model(record) is None:
-        return NotLoaded(f"{cls}.{name} was not given to this {cls}, and it was not loaded. Read the record from the store, or give the value.")
+        return NotLoaded(
+            f"{cls}.{name} was not given to this {cls}, and it was not loaded. Read the record from the store, or "
+            "give the value."
+        )
     return NotLoaded(f"{cls}.{name} was not loaded. Add it to `fields=` of the read, e.g. fields=[{cls}.{name}].")
 
 

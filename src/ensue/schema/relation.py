@@ -129,9 +129,11 @@ class Many(Collection, Generic[E]):
         on_delete: OnDelete | None = None,
     ) -> None:
         if symmetric:
-            raise PlannedError("Many(symmetric=True) is planned. Until then declare a Relation with two links to the same entity.")
+            raise PlannedError(
+                "Many(symmetric=True) is planned. Until then declare a Relation with two links to the same entity."
+            )
         super().__init__(target, inverse=inverse)
-        self.on_delete = on_delete
+        self.on_delete: OnDelete | None = on_delete
 
     @overload
     def __get__(self, obj: None, owner: type[Any]) -> Many[E]: ...
@@ -166,7 +168,7 @@ class Many(Collection, Generic[E]):
 
 
 class Inverse(Collection, Generic[E]):
-    """The other side of a `One(unique=True)`: `profile = Inverse(lambda: Profile, inverse="user")`; a record or None."""
+    """The other side of a `One(unique=True)`: `profile = Inverse(lambda: Profile, inverse="user")`; one or None."""
 
     def __init__(self, target: Callable[[], type[E]], *, inverse: str) -> None:
         super().__init__(target, inverse=inverse)

@@ -1,7 +1,7 @@
 """`Schema`: one app's declarations, gathered and still open to change.
 
-Decides what belongs to an app and lets `configure` change it. Whether it makes sense is for `freeze`. Invariant: a change touches
-this schema only, never a class, so that two apps that share classes don't see each other's.
+Decides what belongs to an app and lets `configure` change it. Whether it makes sense is for `freeze`. Invariant: a
+change touches this schema only, never a class, so that two apps that share classes don't see each other's.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from ensue.errors import DeclarationError, Origin, Problem, UsageError
-from ensue.schema.written.annotation import Names, Written, split
 from ensue.schema.computations.contract import Computation
 from ensue.schema.computations.transform import Transform
 from ensue.schema.entity import Entity, Globals, Relation
 from ensue.schema.interaction import Interaction
 from ensue.schema.member import Member
 from ensue.schema.model import RecordKind
-from ensue.schema.written.names import suggestion
-from ensue.schema.written.origin import here
 from ensue.schema.property import Property
 from ensue.schema.record import Record
 from ensue.schema.relation import Link, Many, Maybe, One
+from ensue.schema.written.annotation import Names, Written, split
+from ensue.schema.written.names import suggestion
+from ensue.schema.written.origin import here
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Entity)
@@ -66,7 +66,13 @@ class Registry(Generic[T]):
         self._kind: RecordKind = kind
 
     def __iter__(self) -> Iterator[type[T]]:
-        return iter([cast("type[T]", draft.cls) for draft in self._schema.drafts.values() if draft.kind == self._kind and not draft.implicit])
+        return iter(
+            [
+                cast("type[T]", draft.cls)
+                for draft in self._schema.drafts.values()
+                if draft.kind == self._kind and not draft.implicit
+            ]
+        )
 
     def add(self, item: type[T], /) -> None:
         """Add a class to this app. Raises UsageError after `configure`."""
@@ -78,7 +84,9 @@ class Registry(Generic[T]):
         for item in self:
             if item.__name__ == name:
                 return item
-        raise DeclarationError(f"There is no {self._kind} {name!r}.{suggestion(name, (item.__name__ for item in self))}")
+        raise DeclarationError(
+            f"There is no {self._kind} {name!r}.{suggestion(name, (item.__name__ for item in self))}"
+        )
 
     def __contains__(self, item: object) -> bool:
         return any(item is known or item == known.__name__ for known in self)
@@ -107,7 +115,10 @@ class PropertySpec:
     def current(self) -> Computation[Any] | None:
         """The computation, the app's own first."""
         member = self._draft.members[self._name]
-        return self._draft.computations.get(self._name) or (member if isinstance(member, Computation) else None)
+        stated = cast("Computation[Any]", member) if isinstance(member, Computation) else None
+        return self._draft.computations.get(self._name) or (
+            cast("Computation[Any]", member) if isinstance(member, Computation) else None
+        )
 
     def replace(self, value: Computation[Any]) -> None:
         """Let the property be computed by `value`, keeping its type."""
@@ -131,14 +142,17 @@ class EntitySpec:
         """Add a property, a link or a computation: `add_property("status", Property[str])`."""
         self._schema.require_open(f"adding {self._draft.name}.{name}")
         if name in self._draft.members:
-            raise DeclarationError(f"{self._draft.name} already has {name!r}. To compute it use schema.property({self._draft.name}, {name!r}).computation = ….")
+            raise DeclarationError(
+                f"{self._draft.name} already has {name!r}. To compute it use schema.property({self._draft.name}, "
+                f"{name!r}).computation = …."
+            )
         self._draft.members[name] = _added(definition, name)
 
 
 class Schema:
     """One app's declarations, open until `freeze`.
 
-    `entities`, `relations`, `interactions`, `activities`, `globals` are iterable and have `.add(...)` and `.get("Name")`.
+    `entities`, `relations`, `interactions`, `activities`, `globals`: iterable, with `.add(...)` and `.get("Name")`.
     """
 
     def __init__(self) -> None:
@@ -160,11 +174,11 @@ class Schema:
         entities: Iterable[type[Entity]] = (),
         interactions: Iterable[type[Interaction]] = (),
         activities: Iterable[Any] = (),
-        globals: Iterable[type[Globals]] = (),  # noqa: A002  # the public name of it
+        globals: Iterable[type[Globals]] = (),  # the public name of it
     ) -> Schema:
         """The schema of what is given and of every record type reachable from it."""
-        from ensue.schema.interaction import Activity  # noqa: PLC0415  # only to refuse
-        from ensue.schema.passes.reach import reach  # noqa: PLC0415  # the pass needs this module
+        from ensue.schema.interaction import Activity  # only to refuse
+        from ensue.schema.passes.reach import reach  # the pass needs this module
 
         schema = cls()
         for item in (*([user] if user is not None else []), *entities, *interactions, *globals):
@@ -177,7 +191,7 @@ class Schema:
 
     def subclasses(self, of: type[E], /) -> Sequence[type[E]]:
         """Every record type of this app that is declared as an `of`."""
-        return [cast("type[E]", draft.cls) for draft in self.drafts.values() if issubclass(draft.cls, of) and draft.cls is not of]
+        return [draft.cls for draft in self.drafts.values() if issubclass(draft.cls, of) and draft.cls is not of]
 
     def property(self, of: type[Entity] | str, name: str, /) -> PropertySpec:
         """The property `name` of a record type, to set its `.computation`."""
@@ -191,7 +205,7 @@ class Schema:
         return EntitySpec(self, self._draft(of))
 
     def include(self, cls: type[Any]) -> bool:
-        """Take a class into this app; False if it was there (or is abstract). Another one of the same name is a problem."""
+        """Take a class into this app; False if it was there or is abstract. Another of the same name is a problem."""
         kind = kind_of(cls)
         if kind is None or cls.__dict__.get("__ensue_abstract__"):
             return False
@@ -203,7 +217,8 @@ class Schema:
             draft = Draft(cls, kind)
             problem = Problem(
                 DeclarationError.code,
-                f"two record types are called {cls.__name__!r}: this one and the one at {known.origin}. Rename one of them.",
+                f"two record types are called {cls.__name__!r}: this one and the one at {known.origin}. Rename one "
+                "of them.",
                 draft.origin,
             )
             if problem not in self.problems:
@@ -213,7 +228,9 @@ class Schema:
     def require_open(self, what: str) -> None:
         """Raise UsageError if the schema was frozen."""
         if self.frozen:
-            raise UsageError(f"{what}: the schema is frozen. Change it in an integration's `configure`, the only time it is open.")
+            raise UsageError(
+                f"{what}: the schema is frozen. Change it in an integration's `configure`, the only time it is open."
+            )
 
     def _draft(self, of: type[Entity] | str) -> Draft:
         name = of if isinstance(of, str) else of.__name__
@@ -247,7 +264,9 @@ def _added(definition: Any, name: str) -> Member:
     head, content = split(definition, _NO_NAMES)
     kind = _BARE.get(head)
     if kind is None or content is None:
-        raise DeclarationError(f"{name!r} is defined by {definition!r}; expected Property[…], One[…], Maybe[…] or a computation.")
+        raise DeclarationError(
+            f"{name!r} is defined by {definition!r}; expected Property[…], One[…], Maybe[…] or a computation."
+        )
     member = kind()
     member.name = name
     member.origin = here()

@@ -1,7 +1,8 @@
 """`Count`, `Sum`, `Average`, `Min`, `Max`, `AnyOf`, `EveryOf`: one value from many records.
 
-Decides what may be aggregated and the type of the result. How it is kept true is a rule of the plan. Invariant: `where` and
-`value` of the model are rooted at the edge row, whatever way leads from it to the member that the user's lambda speaks of.
+Decides what may be aggregated and the type of the result. How it is kept true is a rule of the plan. Invariant:
+`where` and `value` of the model are rooted at the edge row, whatever way leads from it to the member that the user's
+lambda speaks of.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ E = TypeVar("E", bound=Entity)
 N = TypeVar("N", int, float, Decimal)
 Where: TypeAlias = Callable[[type[E]], Expr[bool]] | None
 Source: TypeAlias = Callable[[], type[E]]
-Number: TypeAlias = Expr[int] | Expr[float] | Expr[Decimal] | Expr[int | None] | Expr[float | None] | Expr[Decimal | None]
+Number: TypeAlias = (
+    Expr[int] | Expr[float] | Expr[Decimal] | Expr[int | None] | Expr[float | None] | Expr[Decimal | None]
+)
 
 _NUMBERS = frozenset({"int", "float", "decimal"})
 _ORDERED = frozenset({"int", "float", "decimal", "str", "datetime", "date"})
@@ -38,7 +41,9 @@ class AggregateComputation(Computation[T]):
 
     kind: ClassVar[AggregateKind]
 
-    def __init__(self, over: Any, value: Callable[..., Any] | None = None, *, where: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self, over: Any, value: Callable[..., Any] | None = None, *, where: Callable[..., Any] | None = None
+    ) -> None:
         super().__init__()
         self.over = over
         self.of = value
@@ -49,8 +54,12 @@ class AggregateComputation(Computation[T]):
 
     def build(self, scope: Scope) -> Built:
         edges = scope.over(self.over)
-        value = None if self.of is None else scope.expression(self.of, edges.member, f"the value of {type(self).__name__}")
-        where = None if self.where is None else _predicate(scope.expression(self.where, edges.member, "where="), "where=")
+        value = (
+            None if self.of is None else scope.expression(self.of, edges.member, f"the value of {type(self).__name__}")
+        )
+        where = (
+            None if self.where is None else _predicate(scope.expression(self.where, edges.member, "where="), "where=")
+        )
         type_, optional = self.result(value)
         type_, optional = agree(scope.declared, type_, optional=optional)
         return Built(_over_edges(self.kind, edges, where, value), type_, optional)
@@ -125,7 +134,9 @@ class Extremum(AggregateComputation[V | None]):
 
     def result(self, value: Node | None) -> tuple[ValueType, bool]:
         value = _required(value)
-        _expect(value, _ORDERED, f"{type(self).__name__} takes a value that has an order: a number, str, datetime or date")
+        _expect(
+            value, _ORDERED, f"{type(self).__name__} takes a value that has an order: a number, str, datetime or date"
+        )
         return value.type, True
 
 

@@ -14,7 +14,9 @@ T = TypeVar("T")
 
 
 class Computed(Computation[T]):
-    """`heading = Computed[str](lambda p: p.title + " by " + p.author.name)`; the subscript fixes the type for checkers."""
+    """`heading = Computed[str](lambda p: p.title + " by " + p.author.name)`; the subscript fixes the type for
+    checkers.
+    """
 
     def __init__(self, expression: Callable[[Any], Expr[T]]) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """What a computation is to the schema, and what the schema offers it when it is built.
 
-Decides the one interface between the kinds and `freeze`. Invariant: `build` reads declarations through its `Scope` only, so that
-the same computation object can serve several apps.
+Decides the one interface between the kinds and `freeze`. Invariant: `build` reads declarations through its `Scope`
+only, so that the same computation object can serve several apps.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Edges:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The type a derived property was declared with: of the property it replaces, or of the subscript `Computed[str]`."""
+    """The type a derived property was declared with: of the property it replaces, or the `str` of `Computed[str]`."""
 
     type: ValueType
     optional: bool
@@ -51,7 +51,10 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A computation in the model, with the type of its value. `default` is the initial value where it doesn't follow."""
+    """A computation in the model, with the type of its value.
+
+    `default` is the initial value where it doesn't follow.
+    """
 
     computation: ComputationModel
     type: ValueType
@@ -141,14 +144,22 @@ class Computation(Member, Expr[T]):
 
 
 def agree(declared: Declared | None, type_: ValueType, *, optional: bool) -> tuple[ValueType, bool]:
-    """The type of a value that an expression gives, as declared if it was. Raises DeclarationError where they differ."""
+    """The type of a value that an expression gives, as declared if it was.
+
+    Raises DeclarationError where they differ.
+    """
     if declared is None:
         return type_, optional
     widened = declared.type.kind == "float" and type_.base == "int"
     if declared.type.base != type_.base and not widened:
         raise DeclarationError(f"the expression gives {type_}, but {declared.type} was declared. Change one of them.")
     if optional and not declared.optional:
-        raise DeclarationError("the expression can be None, but the declared type can't. Add `| None` to the type, or `.or_else(…)` to the expression.")
+        raise DeclarationError(
+            "the expression can be None, but the declared type can't. Add `| None` to the type, or `.or_else(…)` to "
+            "the expression."
+        )
     if declared.type.kind in ("enum", "literal") and type_ != declared.type:
-        raise DeclarationError(f"the expression gives any {type_}, but {declared.type} allows some only. Declare it as {type_.base}.")
+        raise DeclarationError(
+            f"the expression gives any {type_}, but {declared.type} allows some only. Declare it as {type_.base}."
+        )
     return declared.type, declared.optional

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from ensue.errors import DeclarationError
 from ensue.expression.nodes import Column, columns
@@ -41,9 +41,9 @@ SKIP: Final = Skip()
 class Custom(Computation[T]):
     """A value computed by plain functions: `Custom[str](initial=sign, compute=again, uses=lambda p: [p.title])`.
 
-    `initial(record)` when the record is created, `compute(record, inputs)` when what it uses changes, `incremental(last, event,
-    record)` returning a value or `SKIP`. Each may be async. The type is the subscript's, or the property's that it replaces, or
-    the functions' return annotation.
+    `initial(record)` when the record is created, `compute(record, inputs)` when what it uses changes,
+    `incremental(last, event, record)` returning a value or `SKIP`. Each may be async. The type is the subscript's, or
+    the property's that it replaces, or the functions' return annotation.
     """
 
     def __init__(
@@ -66,7 +66,9 @@ class Custom(Computation[T]):
         if self.initial is None and self.compute is None and self.incremental is None:
             raise DeclarationError("Custom() has no function. Give initial=, compute= or incremental=.")
         if (self.compute is not None or self.incremental is not None) and self.uses is None:
-            raise DeclarationError("Custom(compute=…) or Custom(incremental=…) says what it reads: give uses=lambda p: [p.title, …].")
+            raise DeclarationError(
+                "Custom(compute=…) or Custom(incremental=…) says what it reads: give uses=lambda p: [p.title, …]."
+            )
         declared = scope.declared or self._returned()
         if declared is None:
             raise DeclarationError("Custom has no type. Write Custom[str](…), or annotate what its function returns.")
@@ -75,7 +77,9 @@ class Custom(Computation[T]):
         for item in fields:
             watched.add(item)
         edges = tuple(EdgeUse(edge, path, tuple(dict.fromkeys(found))) for (edge, path), found in watched.edges.items())
-        model = CustomModel(self.initial, self.compute, self.incremental, fields, tuple(dict.fromkeys(watched.columns)), edges)
+        model = CustomModel(
+            self.initial, self.compute, self.incremental, fields, tuple(dict.fromkeys(watched.columns)), edges
+        )
         return Built(model, declared.type, declared.optional, declared.default)
 
     def _uses(self, scope: Scope) -> tuple[Any, ...]:
@@ -98,7 +102,9 @@ def _return_annotation(function: Callable[..., Any]) -> Any:
     try:
         hints = typing.get_type_hints(function if inspect.isroutine(function) else function.__call__)
     except NameError as error:
-        raise DeclarationError(f"the return type of {getattr(function, '__name__', function)!r} can't be read: {error}") from error
+        raise DeclarationError(
+            f"the return type of {getattr(function, '__name__', function)!r} can't be read: {error}"
+        ) from error
     return hints.get("return")
 
 
@@ -119,9 +125,11 @@ class _Watched:
             for field in item.fields:
                 self.add(_under(path, field))
         elif isinstance(item, Expr):
-            self.columns += columns(self.scope.resolved(item, self.scope.host))
+            self.columns += columns(self.scope.resolved(cast("Expr[Any]", item), self.scope.host))
         else:
-            raise DeclarationError(f"uses= holds {item!r}; expected fields such as p.title or p.comments.fields(Comment.text).")
+            raise DeclarationError(
+                f"uses= holds {item!r}; expected fields such as p.title or p.comments.fields(Comment.text)."
+            )
 
     def _member(self, path: Path) -> Any:
         record, member = self.scope.host, None
@@ -134,15 +142,21 @@ class _Watched:
     def _collection(self, path: Path, shape: Shape | None) -> None:
         edges = self.scope.over(path)
         if shape is None:
-            names = [name for name in self.scope.types.names(edges.member) if not isinstance(self.scope.types.member(edges.member, name), CollectionType)]
+            names = [
+                name
+                for name in self.scope.types.names(edges.member)
+                if not isinstance(self.scope.types.member(edges.member, name), CollectionType)
+            ]
             fields: list[Any] = [Path(Root(edges.member), (name,)) for name in names]
         else:
             fields = [*shape.fields, *([shape.where] if shape.where is not None else [])]
         found = self.edges.setdefault((edges.edge, edges.host_path), [])
         for field in fields:
             if not isinstance(field, Expr):
-                raise DeclarationError(f"uses= goes one collection deep; {field!r} goes further. Name a computed property instead.")
-            found += columns(rebase(self.scope.resolved(field, edges.member), edges))
+                raise DeclarationError(
+                    f"uses= goes one collection deep; {field!r} goes further. Name a computed property instead."
+                )
+            found += columns(rebase(self.scope.resolved(cast("Expr[Any]", field), edges.member), edges))
 
 
 def _under(path: Path | None, field: Any) -> Any:

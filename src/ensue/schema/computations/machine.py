@@ -1,14 +1,14 @@
 """`StateMachine`, `State`, `Transition`, `Mutation`: a value that moves when something happens.
 
-Decides how states and triggers may be written, and what of it makes sense. When transitions fire is the engine's rule: the first
-declared one that matches, once per event. Invariant: states have names, whichever way they were given.
+Decides how states and triggers may be written, and what of it makes sense. When transitions fire is the engine's rule:
+the first declared one that matches, once per event. Invariant: states have names, whichever way they were given.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from ensue.errors import DeclarationError, Problem
 from ensue.expression.nodes import Node
@@ -41,8 +41,8 @@ class State:
 class Mutation(Generic[E]):
     """A change of a record as a trigger: `Mutation(TaskEvent, "create", where=lambda e: e.status == "done")`.
 
-    The record type by class or by name. `of` narrows updates to changes of these fields. `where` is a condition, or a mapping of
-    names to values, on the new side (of a delete on the old).
+    The record type by class or by name. `of` narrows updates to changes of these fields. `where` is a condition, or a
+    mapping of names to values, on the new side (of a delete on the old).
     """
 
     @overload
@@ -72,7 +72,8 @@ class Mutation(Generic[E]):
 
 
 class Transition:
-    """From one of `source` to `target` when `on` happens, for the record (or id, or several, or None) that `record(event)` names.
+    """From one of `source` to `target` when `on` happens, for the record (or id, or several, or None) that
+    `record(event)` names.
 
     `source` is a state, several, or `"*"`. `on` is an interaction or a `Mutation`; `record` gets the interaction or the
     `MutationEvent`, and may be async.
@@ -127,11 +128,14 @@ class StateMachine(Computation[T]):
 
     def references(self) -> Iterable[Any]:
         for transition in self.transitions:
-            yield transition.on.record if isinstance(transition.on, Mutation) else transition.on
+            mutation = mutation_of(transition)
+            yield transition.on if mutation is None else mutation.record
 
     def build(self, scope: Scope) -> Built:
         if scope.is_global:
-            raise DeclarationError("a StateMachine belongs to a record; a Globals class has aggregates over entities only.")
+            raise DeclarationError(
+                "a StateMachine belongs to a record; a Globals class has aggregates over entities only."
+            )
         states = self._states()
         problems: list[Problem] = []
         transitions: list[TransitionModel] = []
@@ -139,7 +143,9 @@ class StateMachine(Computation[T]):
             try:
                 transitions.append(_built(transition, states, scope))
             except DeclarationError as error:
-                problems += [Problem(item.code, item.message, item.origin or transition.origin) for item in error.problems]
+                problems += [
+                    Problem(item.code, item.message, item.origin or transition.origin) for item in error.problems
+                ]
         problems += _ambiguous(transitions)
         if problems:
             raise DeclarationError(problems)
@@ -147,7 +153,7 @@ class StateMachine(Computation[T]):
         return Built(Machine(states, self.initial, tuple(transitions), values), *self.early(scope))
 
     def early(self, scope: Scope) -> tuple[ValueType, bool, Any]:
-        """The property's type, whether it may be None, and its value at the start: all that others need to know of it."""
+        """The property's type, whether it may be None, and its value at the start: all that others need to know."""
         by_function = any(isinstance(item, State) and item.value is not None for item in self.states)
         return _value(scope.declared, self._states(), self.initial, by_function=by_function)
 
@@ -158,8 +164,16 @@ class StateMachine(Computation[T]):
             named = [name for item in self.transitions for name in (*item.sources, item.target) if name != "*"]
             states = tuple(dict.fromkeys((self.initial, *named)))
         if self.initial not in states:
-            raise DeclarationError(f"the initial state {self.initial!r} is not among states=.{suggestion(self.initial, states)}")
+            raise DeclarationError(
+                f"the initial state {self.initial!r} is not among states=.{suggestion(self.initial, states)}"
+            )
         return states
+
+
+def mutation_of(transition: Transition) -> Mutation[Any] | None:
+    """What the transition is triggered by, if that is a change and not an interaction."""
+    on: object = transition.on
+    return cast("Mutation[Any]", on) if isinstance(on, Mutation) else None
 
 
 def _name(state: str | State) -> str:
@@ -170,14 +184,17 @@ def _built(transition: Transition, states: tuple[str, ...], scope: Scope) -> Tra
     for name in (*transition.sources, transition.target):
         if name not in states and not (name == "*" and name in transition.sources):
             raise DeclarationError(f"{name!r} is no state of {scope.host}.{scope.name}.{suggestion(name, states)}")
-    trigger = _mutation(transition.on, scope) if isinstance(transition.on, Mutation) else _interaction(transition.on, scope)
+    mutation = mutation_of(transition)
+    trigger = _interaction(transition.on, scope) if mutation is None else _mutation(mutation, scope)
     return TransitionModel(transition.sources, transition.target, trigger, transition.record, transition.origin)
 
 
 def _interaction(on: Any, scope: Scope) -> Trigger:
     name = scope.record(on)
     if scope.kind(name) != "event":
-        raise DeclarationError(f"on={name} is a record type; expected an interaction, or Mutation({name}, 'create') for its changes.")
+        raise DeclarationError(
+            f"on={name} is a record type; expected an interaction, or Mutation({name}, 'create') for its changes."
+        )
     return Trigger(name, "create", event=True)
 
 
@@ -196,7 +213,7 @@ def _where(mutation: Mutation[Any], record: str, scope: Scope) -> Node | None:
     if where is None:
         return None
     if isinstance(where, Mapping):
-        return _pattern(where, record, scope)
+        return _pattern(cast("Mapping[str, object]", where), record, scope)
     node = scope.expression(where, record, "where=")
     if node.type.base != "bool":
         raise DeclarationError(f"where= must be a condition (bool); the expression gives {node.type}.")
@@ -208,7 +225,8 @@ def _pattern(where: Mapping[str, object], record: str, scope: Scope) -> Node | N
     if own:
         name = min(own)
         raise DeclarationError(
-            f"where={{{name!r}: …}} is ambiguous: on the event, {name!r} is the MutationEvent's own attribute and not {record}'s. "
+            f"where={{{name!r}: …}} is ambiguous: on the event, {name!r} is the MutationEvent's own attribute and "
+            f"not {record}'s. "
             f"Write where=lambda r: r.{name} == …, which speaks of the record."
         )
     if not where:
@@ -224,7 +242,9 @@ def _pattern(where: Mapping[str, object], record: str, scope: Scope) -> Node | N
 def _field(item: Any, record: str, scope: Scope) -> str:
     name = item.steps[0] if isinstance(item, Path) and len(item.steps) == 1 else item
     if not isinstance(name, str) or scope.types.member(record, name) is None:
-        raise DeclarationError(f"of=[{item!r}]: {record} has no such field.{suggestion(str(item), scope.types.names(record))}")
+        raise DeclarationError(
+            f"of=[{item!r}]: {record} has no such field.{suggestion(str(item), scope.types.names(record))}"
+        )
     return name
 
 
@@ -238,15 +258,19 @@ def _ambiguous(transitions: Sequence[TransitionModel]) -> list[Problem]:
                 problems.append(
                     Problem(
                         DeclarationError.code,
-                        f"two transitions from {source!r} on the same {transition.trigger.record} lead to {first.target!r} (line "
-                        f"{first.origin.line}) and {transition.target!r}. Only the first could ever happen; tell them apart with where=.",
+                        f"two transitions from {source!r} on the same {transition.trigger.record} lead to "
+                        f"{first.target!r} (line "
+                        f"{first.origin.line}) and {transition.target!r}. Only the first could ever happen; tell "
+                        "them apart with where=.",
                         transition.origin,
                     )
                 )
     return problems
 
 
-def _value(declared: Declared | None, states: tuple[str, ...], initial: str, *, by_function: bool) -> tuple[ValueType, bool, Any]:
+def _value(
+    declared: Declared | None, states: tuple[str, ...], initial: str, *, by_function: bool
+) -> tuple[ValueType, bool, Any]:
     """The type of the property, whether it may be None, and its value at the start."""
     if declared is None:
         return STR, False, initial
@@ -254,17 +278,21 @@ def _value(declared: Declared | None, states: tuple[str, ...], initial: str, *, 
     if not by_function:
         wrong = [name for name in states if type_.base != "str" or (type_.values and name not in type_.values)]
         if wrong:
-            raise DeclarationError(f"the state {wrong[0]!r} is no value of the property, which is {type_}. Add it to the type, or give State(value=…).")
+            raise DeclarationError(
+                f"the state {wrong[0]!r} is no value of the property, which is {type_}. Add it to the type, or give "
+                "State(value=…)."
+            )
     if declared.default is not NO_DEFAULT:
         return type_, declared.optional, declared.default
     if type_.base == "str" and (not type_.values or initial in type_.values):
         return type_, declared.optional, type_.python(initial) if type_.kind == "enum" else initial
     if declared.optional:
         return type_, True, None
-    raise DeclarationError(f"what is the value at the start? The property is {type_}; give it a default, or make it optional.")
+    raise DeclarationError(
+        f"what is the value at the start? The property is {type_}; give it a default, or make it optional."
+    )
 
 
 def is_async(function: Any) -> bool:
     """Whether calling the function gives something to await."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # of an instance
-

@@ -1,7 +1,7 @@
 """Moving an expression from the member of a collection to the edge row that stands for it.
 
-Decides nothing about meaning: the same columns are read, by a longer path. Invariant: roots of enclosing or inner rows are left
-as they are.
+Decides nothing about meaning: the same columns are read, by a longer path. Invariant: roots of enclosing or inner rows
+are left as they are.
 """
 
 from __future__ import annotations

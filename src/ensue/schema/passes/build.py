@@ -1,7 +1,8 @@
 """What the passes build up: names by kind, typed fields on demand, and all problems found so far.
 
-Decides how a computation is given its types: a field is built when something first asks for it, so declarations may refer to each
-other in any order. Invariant: a problem is reported once; whatever depends on a broken declaration fails silently.
+Decides how a computation is given its types: a field is built when something first asks for it, so declarations may
+refer to each other in any order. Invariant: a problem is reported once; whatever depends on a broken declaration fails
+silently.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from ensue.errors import DeclarationError, Origin, PlannedError, Problem
 from ensue.expression.records import CollectionType, FieldType, LinkType, Member
 from ensue.expression.trace import Path
 from ensue.schema.model import ID_TYPE, CollectionModel, FieldModel, LinkModel
-from ensue.schema.written.names import suggestion
 from ensue.schema.passes.reach import class_of
 from ensue.schema.record import Record
 from ensue.schema.schema import Draft, Schema
+from ensue.schema.written.names import suggestion
 
 REPORTED = DeclarationError(())
 """Raised where something depends on a declaration whose problem was reported already."""
@@ -77,7 +78,9 @@ class Build:
             return self.record(reference)
         cls = class_of(reference)
         if cls is None:
-            raise DeclarationError(f"{reference!r} is no record type; expected an Entity, Relation or Interaction class, or its name.")
+            raise DeclarationError(
+                f"{reference!r} is no record type; expected an Entity, Relation or Interaction class, or its name."
+            )
         return self.class_name(cls)
 
     def class_name(self, cls: type[Record]) -> str:
@@ -86,7 +89,9 @@ class Build:
             raise planned_abstract(cls.__name__)
         draft = self.drafts.get(cls.__name__)
         if draft is None or draft.cls is not cls:
-            raise DeclarationError(f"{cls.__name__} does not belong to this app. Add it to `entities=` (or `interactions=`).")
+            raise DeclarationError(
+                f"{cls.__name__} does not belong to this app. Add it to `entities=` (or `interactions=`)."
+            )
         return draft.name
 
     def _known(self, name: str) -> str:
@@ -100,7 +105,9 @@ class Build:
             collection = self.collections[path.root.record].get(before[0])
             if collection is not None and collection.relation is not None:
                 return collection.relation
-        raise DeclarationError(f"{path!r} is no record type; expected a class, a name, or `Post.tags.relation` of a plain n:n.")
+        raise DeclarationError(
+            f"{path!r} is no record type; expected a class, a name, or `Post.tags.relation` of a plain n:n."
+        )
 
     # --- Types, as the resolver asks for them -------------------------------------------------------------------------
 
@@ -170,10 +177,16 @@ class Build:
         way = " -> ".join(f"{record}.{name}" for record, name in path)
         lines = ", ".join(f"{record}.{name} at {self.origin(record, name)}" for record, name in path[:-1])
         return DeclarationError(
-            Problem(CYCLE_CODE, f"These computations depend on each other: {way} ({lines}). Break the cycle at one of them.", self.origin(*path[0]))
+            Problem(
+                CYCLE_CODE,
+                f"These computations depend on each other: {way} ({lines}). Break the cycle at one of them.",
+                self.origin(*path[0]),
+            )
         )
 
 
 def planned_abstract(name: str) -> DeclarationError:
     """The error for a link to, or a query over, an abstract entity."""
-    return PlannedError(f"{name} is abstract: relations to it and queries over it are planned. Name one of its concrete subclasses.")
+    return PlannedError(
+        f"{name} is abstract: relations to it and queries over it are planned. Name one of its concrete subclasses."
+    )

@@ -1,7 +1,8 @@
 """Pass: computations must not depend on each other in a circle.
 
-Decides what counts as a dependency: the columns that an aggregate, a Computed, a Custom with `uses` or a traced Transform reads.
-State machines, Transforms of interactions and Customs without `uses` are driven by events and don't count.
+Decides what counts as a dependency: the columns that an aggregate, a Computed, a Custom with `uses` or a traced
+Transform reads. State machines, Transforms of interactions and Customs without `uses` are driven by events and don't
+count.
 """
 
 from __future__ import annotations

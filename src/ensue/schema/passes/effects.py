@@ -12,9 +12,9 @@ from ensue.expression.records import CollectionType
 from ensue.expression.trace import Expr, Path, Shape
 from ensue.schema.effect import SideEffect
 from ensue.schema.model import EffectModel
-from ensue.schema.written.names import suggestion
 from ensue.schema.passes.build import Build
 from ensue.schema.passes.scope import expression
+from ensue.schema.written.names import suggestion
 
 
 def build_effects(build: Build, side_effects: Mapping[str, SideEffect]) -> dict[str, EffectModel]:
@@ -33,7 +33,7 @@ def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
     options = effect.options
     if build.drafts[record].kind == "globals":
         raise PlannedError(f"side effects of globals ({record}) are planned.")
-    if not inspect.iscoroutinefunction(effect.content) and not inspect.iscoroutinefunction(getattr(effect.content, "__call__", None)):  # noqa: B004  # of an instance
+    if not any(inspect.iscoroutinefunction(item) for item in (effect.content, type(effect.content).__call__)):
         raise DeclarationError("its content is not async; expected `async def content(effect)`.")
     if options.delivery not in ("durable", "after_commit"):
         raise DeclarationError(f"delivery={options.delivery!r}: expected 'durable' or 'after_commit'.")
@@ -50,7 +50,11 @@ def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
         order_by,
         durable=options.delivery == "durable",
         content=effect.content,
-        options={"retry": options.retry, "timeout_seconds": options.timeout_seconds, "concurrency": options.concurrency},
+        options={
+            "retry": options.retry,
+            "timeout_seconds": options.timeout_seconds,
+            "concurrency": options.concurrency,
+        },
         origin=effect.origin,
     )
 
@@ -65,9 +69,13 @@ def _condition(build: Build, where: Any, record: str) -> Node:
 def _field(build: Build, item: Any, record: str) -> str:
     name = item.steps[0] if isinstance(item, Path) and len(item.steps) == 1 else item
     if not isinstance(name, str) or build.member(record, name) is None:
-        raise DeclarationError(f"of=[{item!r}]: {record} has no such field.{suggestion(str(item), build.names(record))}")
+        raise DeclarationError(
+            f"of=[{item!r}]: {record} has no such field.{suggestion(str(item), build.names(record))}"
+        )
     if isinstance(build.member(record, name), CollectionType):
-        raise DeclarationError(f"of=[{item!r}] is a collection; its changes are changes of the other record. Name fields and links.")
+        raise DeclarationError(
+            f"of=[{item!r}] is a collection; its changes are changes of the other record. Name fields and links."
+        )
     return name
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ensue.errors import DeclarationError
-from ensue.schema.written.annotation import Written
 from ensue.schema.model import LinkModel, OnDelete
-from ensue.schema.written.names import suggestion
 from ensue.schema.passes.build import Build
 from ensue.schema.passes.reach import class_of
 from ensue.schema.property import MISSING
 from ensue.schema.relation import Link
 from ensue.schema.schema import Draft
+from ensue.schema.written.annotation import Written
+from ensue.schema.written.names import suggestion
 
 DELETIONS = ("cascade", "restrict", "detach")
 
@@ -22,7 +22,13 @@ def build_links(build: Build) -> None:
     for draft in list(build.drafts.values()):
         if draft.kind == "event" and build.schema.user is not None:
             build.links[draft.name]["user"] = LinkModel(
-                "user", build.schema.user, optional=True, has_default=True, on_delete=None, column="user_id", origin=draft.origin
+                "user",
+                build.schema.user,
+                optional=True,
+                has_default=True,
+                on_delete=None,
+                column="user_id",
+                origin=draft.origin,
             )
         for name, member in draft.links():
             try:
@@ -32,7 +38,11 @@ def build_links(build: Build) -> None:
                 build.give_up(draft.name, name)
     for draft in build.drafts.values():
         if draft.kind == "relation" and len(list(draft.links())) < 2:
-            build.problem(f"{draft.name} is a Relation and needs two links: its first and second `One` are its source and target.", draft.origin)
+            build.problem(
+                f"{draft.name} is a Relation and needs two links: its first and second `One` are its source and "
+                "target.",
+                draft.origin,
+            )
 
 
 def _link(build: Build, draft: Draft, name: str, member: Link) -> LinkModel:
@@ -62,7 +72,9 @@ def link_target(build: Build, member: Link) -> str:
     if cls is None:
         if name in build.drafts:
             return name
-        raise DeclarationError(f"{written} is not known here, nor among the app's record types.{suggestion(name, build.drafts)}")
+        raise DeclarationError(
+            f"{written} is not known here, nor among the app's record types.{suggestion(name, build.drafts)}"
+        )
     known = build.class_name(cls)
     if build.drafts[known].kind not in ("entity", "relation"):
         raise DeclarationError(f"it links to {known}, which is no Entity or Relation.")
@@ -83,5 +95,7 @@ def _on_delete(member: Link) -> OnDelete:
     if given not in DELETIONS:
         raise DeclarationError(f"on_delete={given!r}: expected one of {', '.join(DELETIONS)}.")
     if given == "detach" and not member.optional:
-        raise DeclarationError("on_delete='detach' needs an optional link: declare it as Maybe, or use 'cascade' or 'restrict'.")
+        raise DeclarationError(
+            "on_delete='detach' needs an optional link: declare it as Maybe, or use 'cascade' or 'restrict'."
+        )
     return given

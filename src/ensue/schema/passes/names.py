@@ -1,7 +1,7 @@
 """Checks of names: what is reserved, what clashes, in the schema and in the database.
 
-Decides which names can't stand together; everything about types is found where it is built. Invariant: reports to the `Build`,
-never raises.
+Decides which names can't stand together; everything about types is found where it is built. Invariant: reports to the
+`Build`, never raises.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from ensue.schema.entity import Entity, Relation
 from ensue.schema.member import Member
 from ensue.schema.model import RecordKind
-from ensue.schema.written.names import ENTITY_RESERVED, INTERACTION_RESERVED, name_problem, snake_case
 from ensue.schema.passes.build import Build
 from ensue.schema.relation import Collection, Link
 from ensue.schema.schema import Draft
+from ensue.schema.written.names import ENTITY_RESERVED, INTERACTION_RESERVED, name_problem, snake_case
 
 
 def table_name(name: str, kind: RecordKind) -> str:
@@ -29,16 +29,23 @@ def check_names(build: Build) -> None:
         table = table_name(draft.name, draft.kind)
         first = tables.setdefault(table, draft)
         if first is not draft:
-            build.problem(f"{first.name} and {draft.name} would both have the table {table!r}. Rename one of them.", draft.origin)
+            build.problem(
+                f"{first.name} and {draft.name} would both have the table {table!r}. Rename one of them.", draft.origin
+            )
         elif draft.kind != "event" and table.startswith("ensue_"):
-            build.problem(f"{draft.name} would have the table {table!r}, and names with ensue_ belong to the framework. Rename it.", draft.origin)
+            build.problem(
+                f"{draft.name} would have the table {table!r}, and names with ensue_ belong to the framework. Rename "
+                "it.",
+                draft.origin,
+            )
 
 
 def _check_class(build: Build, draft: Draft) -> None:
     for base in draft.cls.__mro__[1:]:
         if issubclass(base, Entity) and base not in (Entity, Relation) and not base.__dict__.get("__ensue_abstract__"):
             build.problem(
-                f"{draft.name} is a subclass of {base.__name__}, which has records of its own. Make {base.__name__} abstract=True, or declare {draft.name} beside it.",
+                f"{draft.name} is a subclass of {base.__name__}, which has records of its own. Make {base.__name__} "
+                f"abstract=True, or declare {draft.name} beside it.",
                 draft.origin,
             )
             return
@@ -53,12 +60,15 @@ def _check_members(build: Build, draft: Draft) -> None:
             build.problem(f"{draft.name}.{name}: {problem}", member.origin)
             build.give_up(draft.name, name)
         elif not isinstance(member, Collection):
-            _check_column(build, draft, name, member, columns)
+            _check_column(build, draft, member, name, columns=columns)
 
 
-def _check_column(build: Build, draft: Draft, name: str, member: Member, columns: dict[str, str]) -> None:
+def _check_column(build: Build, draft: Draft, member: Member, name: str, *, columns: dict[str, str]) -> None:
     column = f"{name}_id" if isinstance(member, Link) else name
     first = columns.setdefault(column.lower(), name)
     if first != name:
-        build.problem(f"{draft.name}.{name}: its column {column!r} is that of {draft.name}.{first} too. Rename one of them.", member.origin)
+        build.problem(
+            f"{draft.name}.{name}: its column {column!r} is that of {draft.name}.{first} too. Rename one of them.",
+            member.origin,
+        )
         build.give_up(draft.name, name)

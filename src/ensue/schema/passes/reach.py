@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ensue.schema.written.annotation import Written
 from ensue.schema.computations.contract import Computation
 from ensue.schema.interaction import Interaction
 from ensue.schema.property import Property
 from ensue.schema.record import Record
 from ensue.schema.relation import Collection, Link, Through
+from ensue.schema.written.annotation import Written
 
 if TYPE_CHECKING:
     from ensue.schema.schema import Draft, Schema
@@ -29,7 +29,9 @@ def reach(schema: Schema) -> None:
 
 
 def class_of(reference: Any) -> type[Record] | None:
-    """The record class that a class, a function or an annotation stands for; None where it can't be told without the app."""
+    """The record class that a class, a function or an annotation stands for; None where it can't be told without the
+    app.
+    """
     if isinstance(reference, Written):
         try:
             reference = reference.evaluate()
@@ -57,4 +59,3 @@ def _references(draft: Draft) -> Iterator[Any]:
         yield draft.transform.source
     if issubclass(draft.cls, Interaction):
         yield draft.cls.__ensue_reads__
-

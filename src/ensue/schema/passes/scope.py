@@ -85,12 +85,19 @@ class FieldScope:
         return node
 
 
-def expression(build: Build, function: Callable[..., Any], record: str, what: str, *, expected: ValueType | None = None) -> Node:
+def expression(
+    build: Build, function: Callable[..., Any], record: str, what: str, *, expected: ValueType | None = None
+) -> Node:
     """The typed expression that a user's function builds for a row of `record`."""
     if not callable(function):
-        raise DeclarationError(f"{what} is {function!r}; expected a function of the record, such as `lambda c: c.score > 3`.")
+        raise DeclarationError(
+            f"{what} is {function!r}; expected a function of the record, such as `lambda c: c.score > 3`."
+        )
     if inspect.iscoroutinefunction(function):
-        raise DeclarationError(f"{what} is async, but it is traced as an expression once. Write a plain lambda; what must wait belongs in Custom(compute=…).")
+        raise DeclarationError(
+            f"{what} is async, but it is traced as an expression once. Write a plain lambda; what must wait belongs "
+            "in Custom(compute=…)."
+        )
     expr, root = trace(function, record, what=what)
     return resolve(expr, record, build, root=root, expected=expected, aliases=build.drafts[record].abstract)
 
@@ -98,11 +105,17 @@ def expression(build: Build, function: Callable[..., Any], record: str, what: st
 def require_simple(node: Node, what: str, steps: int) -> None:
     """Refuse what the rules can't keep true by deltas: `.any` inside of a computation, and long paths."""
     if any(isinstance(item, Exists) for item in walk(node)):
-        raise PlannedError(f"{what} asks a collection (`.any`) inside of a computation, which is planned. Declare an AnyOf on that record and use its name.")
+        raise PlannedError(
+            f"{what} asks a collection (`.any`) inside of a computation, which is planned. Declare an AnyOf on that "
+            "record and use its name."
+        )
     for column in columns(node):
         if len(column.path) > steps:
             way = ".".join((*column.path, column.field))
-            raise PlannedError(f"{what} follows {len(column.path)} links ({way}); more than {steps} are planned. Declare a Computed half-way and use its name.")
+            raise PlannedError(
+                f"{what} follows {len(column.path)} links ({way}); more than {steps} are planned. Declare a Computed "
+                "half-way and use its name."
+            )
 
 
 def edges_of(build: Build, hops: tuple[Hop, ...], member: str) -> Edges:
@@ -110,9 +123,14 @@ def edges_of(build: Build, hops: tuple[Hop, ...], member: str) -> Edges:
     last = max((index for index, hop in enumerate(hops) if isinstance(hop, Children)), default=-1)
     back, forth = hops[: last + 1], hops[last + 1 :]
     if not back:
-        raise DeclarationError("it is over a single record; expected a collection (a Many). Use Computed for the value of one.")
+        raise DeclarationError(
+            "it is over a single record; expected a collection (a Many). Use Computed for the value of one."
+        )
     if any(isinstance(hop, Follow) for hop in back):
-        raise PlannedError("it is over the collection of an n:n's members, which is planned. Aggregate on the member, then over the n:n.")
+        raise PlannedError(
+            "it is over the collection of an n:n's members, which is planned. Aggregate on the member, then over the "
+            "n:n."
+        )
     edge = hops[last].record
     partial, record = False, edge
     for hop in forth:

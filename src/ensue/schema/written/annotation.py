@@ -1,8 +1,8 @@
 """Annotations as they were written, and what they mean once all names are known.
 
-Decides which kind of member an annotation declares, from its text alone, so that classes may name each other in any order and
-be made in functions. What the type inside becomes is for `value` and the link pass. Invariant: nothing is evaluated before
-`Written.evaluate` is called.
+Decides which kind of member an annotation declares, from its text alone, so that classes may name each other in any
+order and be made in functions. What the type inside becomes is for `value` and the link pass. Invariant: nothing is
+evaluated before `Written.evaluate` is called.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import builtins
 import datetime
 import decimal
+import inspect
 import sys
 import types
 import typing
@@ -77,14 +78,16 @@ def names_of_caller(module: str) -> Names:
 def own_annotations(cls: type[Any]) -> dict[str, Any]:
     """The annotations written in the class's own body, unevaluated where Python allows it."""
     if sys.version_info >= (3, 14):
-        import annotationlib  # noqa: PLC0415  # this module exists from 3.14 on
+        import annotationlib  # this module exists from 3.14 on
 
         return dict(annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF))
-    return dict(cls.__dict__.get("__annotations__", {}))
+    return inspect.get_annotations(cls)
 
 
 def split(annotation: Any, names: Names) -> tuple[Any, Any]:
-    """The head and the content of `Head[content]`; the head is an object, or its last name where it can't be looked up."""
+    """The head and the content of `Head[content]`; the head is an object, or its last name where it can't be looked
+    up.
+    """
     if not isinstance(annotation, str):
         origin = typing.get_origin(annotation)
         arguments = typing.get_args(annotation)

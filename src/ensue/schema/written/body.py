@@ -1,13 +1,13 @@
 """The body of a declaring class: which members it has, inherited ones first.
 
-Decides what an annotation declares and keeps the order in which members were written. Invariant: only the class itself is written
-to, once, while it is made.
+Decides what an annotation declares and keeps the order in which members were written. Invariant: only the class itself
+is written to, once, while it is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ensue.schema.member import Member, declare
 from ensue.schema.property import MISSING, Property
@@ -45,10 +45,11 @@ def _annotated(annotation: Any, given: Any, names: Names) -> Member | None:
     kind = _ANNOTATED.get(head) if isinstance(head, type | str) else None
     if kind is None:
         return given if isinstance(given, Member) else Unknown(annotation)
-    member = given if isinstance(given, Property | Link) else kind()
+    known: Any = given
+    member = known if isinstance(given, Property | Link) else kind()
     if member.written is None and content is not None:
         member.written = Written(content, names)
-    return member
+    return cast("Member", member)
 
 
 class Unknown(Member):

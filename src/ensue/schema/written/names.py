@@ -42,7 +42,9 @@ def name_problem(name: str, reserved: frozenset[str]) -> str | None:
     if name in reserved:
         return f"{name!r} is reserved. Choose another name."
     if name in EXPRESSION_NAMES:
-        return f"{name!r} is an attribute of every expression, so `….{name}` could not mean this member. Choose another name."
+        return f"{name!r} is an attribute of every expression, so it can't be a member's. Choose another name."
     if name.startswith("_") or "__" in name:
-        return f"{name!r} starts with an underscore or holds two in a row, which hidden columns do. Choose another name."
+        return (
+            f"{name!r} starts with an underscore or holds two in a row, which hidden columns do. Choose another name."
+        )
     return None

@@ -1,7 +1,7 @@
 """Where a declaration stands: the first line outside of this package on the stack of its constructor.
 
-Decides file and line only; what they are reported for is the caller's matter. Invariant: taking an origin never fails and
-never reads a file; a member's own line is looked up when the schema is frozen.
+Decides file and line only; what they are reported for is the caller's matter. Invariant: taking an origin never fails
+and never reads a file; a member's own line is looked up when the schema is frozen.
 """
 
 import linecache
@@ -33,7 +33,9 @@ def here() -> Origin:
 
 
 def member_line(declared: Origin, name: str) -> Origin:
-    """The line `name: …` or `name = …` of the class whose statement is at `declared`; the class's own if it isn't found."""
+    """The line `name: …` or `name = …` of the class whose statement is at `declared`; the class's own if it isn't
+    found.
+    """
     pattern = re.compile(rf"\s+{re.escape(name)}\s*[:=]")
     lines = linecache.getlines(declared.file)
     for number, line in enumerate(lines[declared.line :], start=declared.line + 1):

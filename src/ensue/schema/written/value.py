@@ -1,7 +1,7 @@
 """From the type in an annotation to the value type of the language.
 
-Decides which Python types a property or a payload may have. How they are stored is decided elsewhere. Invariant: a type that
-is not listed is refused with what is supported, never guessed.
+Decides which Python types a property or a payload may have. How they are stored is decided elsewhere. Invariant: a
+type that is not listed is refused with what is supported, never guessed.
 """
 
 from __future__ import annotations
@@ -36,22 +36,33 @@ FLOAT: Final = ValueType("float", float)
 BOOL: Final = ValueType("bool", bool)
 DATETIME: Final = ValueType("datetime", datetime)
 
-SUPPORTED = "str, int, float, Decimal, bool, datetime, date, UUID, bytes, an Enum, a Literal, dict, list, or a msgspec Struct"
+SUPPORTED = (
+    "str, int, float, Decimal, bool, datetime, date, UUID, bytes, an Enum, a Literal, dict, list, or a msgspec Struct"
+)
 
 
 def value_type(annotation: Any, *, scale: int | None = None) -> tuple[ValueType, bool]:
-    """The value type of a property's annotation, and whether it may be None. Raises DeclarationError if it is not supported."""
+    """The value type of a property's annotation, and whether it may be None.
+
+    Raises DeclarationError if it is not supported.
+    """
     inner, optional = without_none(annotation)
     found = _value_type(inner, scale)
     if found is None:
-        raise DeclarationError(f"the type {_shown(annotation)} is not supported; expected {SUPPORTED}, or one of them with `| None`")
+        raise DeclarationError(
+            f"the type {_shown(annotation)} is not supported; expected {SUPPORTED}, or one of them with `| None`"
+        )
     if scale is not None and found.kind != "decimal":
-        raise DeclarationError(f"scale= belongs to Decimal properties, and this one is {_shown(annotation)}. Leave it out.")
+        raise DeclarationError(
+            f"scale= belongs to Decimal properties, and this one is {_shown(annotation)}. Leave it out."
+        )
     return found, optional
 
 
 def payload_type(annotation: Any) -> tuple[ValueType, bool]:
-    """The value type of an interaction's payload field: a property's type, or JSON for whatever else msgspec can validate."""
+    """The value type of an interaction's payload field: a property's type, or JSON for whatever else msgspec can
+    validate.
+    """
     inner, optional = without_none(annotation)
     found = None if inner is Decimal else _value_type(inner, None)
     if found is None:
@@ -96,7 +107,7 @@ def without_none(annotation: Any) -> tuple[Any, bool]:
             return (rest[0] if len(rest) == 1 else typing.Union[tuple(rest)]), True  # noqa: UP007  # made from a list
     if typing.get_origin(annotation) is typing.Literal and None in typing.get_args(annotation):
         values = tuple(item for item in typing.get_args(annotation) if item is not None)
-        return typing.Literal[values], True  # pyright: ignore[reportInvalidTypeForm]  # made from a list
+        return typing.Literal[values], True  # made from a list
     return annotation, False
 
 
@@ -153,9 +164,14 @@ def _refuse_unknown(annotation: Any) -> None:
         raise DeclarationError(f"the payload type {_shown(annotation)} can't be validated: {error}") from error
     if isinstance(information, msgspec.inspect.CustomType):
         raise DeclarationError(
-            f"the payload type {_shown(annotation)} is not known; expected {SUPPORTED}, or what msgspec validates (dataclass, TypedDict, tuple, set)"
+            f"the payload type {_shown(annotation)} is not known; expected {SUPPORTED}, or what msgspec validates "
+            "(dataclass, TypedDict, tuple, set)"
         )
 
 
 def _shown(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) and typing.get_origin(annotation) is None else repr(annotation)
+    return (
+        annotation.__name__
+        if isinstance(annotation, type) and typing.get_origin(annotation) is None
+        else repr(annotation)
+    )
