@@ -8,7 +8,7 @@ failed statement is never committed unless a savepoint around the failure was ro
 import asyncio
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -86,22 +86,29 @@ class OwnedSession(ABC):
         return await self._drive(work, shielded=False)
 
     @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
+    async def savepoint(self) -> AsyncGenerator[None]:
         """Released when the body ends, rolled back to when it raises."""
         self.check_owner("opens a savepoint in")
         self._depth += 1
         name = f"ensue_{self._depth}"
         release = Statement("release", f"RELEASE SAVEPOINT {name}")
         rollback = Statement("rollback_to", f"{_ROLLBACK_TO}SAVEPOINT {name}")
+        undo = (rollback, release)
         try:
             await self._drive(_statements(Statement("savepoint", f"SAVEPOINT {name}")), shielded=True)
             try:
                 yield
                 self.check_owner("ends a savepoint of")
+            except GeneratorExit:
+                raise
+            except BaseException:
+                if not self.closed:
+                    await self._drive(_statements(*undo), shielded=True)
+                raise
+            try:
                 await self._drive(_statements(release), shielded=True)
-            except BaseException as error:
-                if not isinstance(error, GeneratorExit) and not self.closed:
-                    await self._drive(_statements(rollback, release), shielded=True)
+            except UsageError:
+                await self._drive(_statements(*undo), shielded=True)
                 raise
         finally:
             self._depth -= 1

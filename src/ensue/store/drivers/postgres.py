@@ -58,6 +58,7 @@ class PostgresDriver:
         self._observers: list[Observer] = []
         self._pool: Any = None
         self._listener: Listener | None = None
+        self._holders: dict[Transaction, None] = {}
 
     @property
     def dialect(self) -> Dialect:
@@ -116,6 +117,7 @@ class PostgresDriver:
             raise
         connection = await self._acquire(work)
         transaction = Transaction(asyncio.current_task())
+        self._holders[transaction] = None
         try:
             await self._begin(connection, work)
             result = await self._drive(connection, work, transaction)
@@ -125,6 +127,7 @@ class PostgresDriver:
             await _settled(self._rollback(connection))
             raise
         finally:
+            del self._holders[transaction]
             await self._release(connection)
 
     def transaction(self) -> "_Opening":
@@ -152,6 +155,7 @@ class PostgresDriver:
             await _settled(self._rollback(connection))
             await self._release(connection)
             raise
+        self._holders[transaction] = None
         return PostgresSession(self, transaction, connection)
 
     async def end_session(self, session: "PostgresSession", *, commits: bool) -> None:
@@ -166,12 +170,17 @@ class PostgresDriver:
             await _settled(self._rollback(connection))
             raise
         finally:
+            del self._holders[session.transaction]
             await self._release(connection)
 
     async def drive_in(self, session: "PostgresSession", work: Work[T], *, shielded: bool) -> T:
         """For sessions: run work in the open transaction."""
         driving = self._drive(session.connection, work, session.transaction)
         return await (_settled(driving) if shielded else driving)
+
+    def forget(self, session: "PostgresSession") -> None:
+        """For sessions whose connection was cut."""
+        self._holders.pop(session.transaction, None)
 
     def _connect_options(self) -> dict[str, Any]:
         return {
@@ -209,8 +218,9 @@ class PostgresDriver:
                 work.close()
             if isinstance(error, TimeoutError):
                 raise Unavailable(
-                    f"None of the {self._url.pool} connections to {self._url} was free within {self._wait_seconds:g} s, or the "
-                    "server did not answer. Keep transactions short, or raise ?pool= in the URL."
+                    f"None of the {self._url.pool} connections to {self._url} was free within {self._wait_seconds:g} s. The longest "
+                    f"in use is held by {next(iter(self._holders), 'reads')}. Keep transactions short, and await nothing slow "
+                    "inside of them; or raise ?pool= in the URL."
                 ) from error
             if isinstance(error, Exception):
                 raise postgres_errors.translate(error, CONNECT, str(self._url)) from error
@@ -244,8 +254,9 @@ class PostgresDriver:
 
     async def _rollback(self, connection: Any) -> None:
         """End an open transaction; a connection that can't is closed, which makes the server do it."""
-        if connection.is_closed() or not connection.is_in_transaction():
+        if connection.is_closed():
             return
+        # Whether one is open is not asked: while a cancelled statement is being cancelled, the answer may be out of date.
         try:
             await self._execute(connection, ROLLBACK)
         except EnsueError:
@@ -353,7 +364,9 @@ class _Opening:
         session = self._session
         assert session is not None
         if kind is GeneratorExit:
+            # Nothing can be awaited any more; the server rolls back when the connection is gone.
             session.connection.terminate()
+            self._driver.forget(session)
             leave_session(session)
             return
         foreign: UsageError | None = None

@@ -51,10 +51,10 @@ def _translate(error: BaseException, statement: Statement, shown: str) -> EnsueE
         return error
     if isinstance(error, asyncpg.InvalidCachedStatementError):
         return Conflict(f"{statement.name} on {shown}: the tables were changed meanwhile; run it again.")
+    if isinstance(error, asyncpg.DataError) and "query argument" in str(error):
+        return _of_argument(error, statement)
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, statement, shown)
-    if isinstance(error, asyncpg.DataError):
-        return _of_argument(error, statement)
     if isinstance(error, UnicodeEncodeError):
         return violations.unstorable_text()
     if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)) and "connection" not in str(error):

@@ -68,7 +68,7 @@ class Listener:
         while not ended.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), PROBE_SECONDS)
-                return
+                return None
             try:
                 await connection.execute("SELECT 1", timeout=PROBE_WAIT_SECONDS)
             except Exception as error:

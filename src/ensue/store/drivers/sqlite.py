@@ -61,6 +61,9 @@ class SqliteDriver:
         self._writing: SimpleQueue[Errand | None] = SimpleQueue()
         self._reading: SimpleQueue[Errand | None] = SimpleQueue()
         self._open = False
+        self._stopped = True
+        self._active = 0
+        self._idle: asyncio.Future[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -77,6 +80,7 @@ class SqliteDriver:
         self._writing = SimpleQueue()
         self._reading = SimpleQueue() if self._readers_max else self._writing
         self._lanes = []
+        self._stopped, self._active = False, 0
         try:
             # One after the other: the writer makes the file and its journal mode what readers expect.
             for number in range(1 + self._readers_max):
@@ -102,12 +106,20 @@ class SqliteDriver:
     async def read(self, work: Work[T]) -> T:
         if self._reading is self._writing:
             self._refuse_own(work, "reads outside of it from an in-memory database")
-        return await self._converse(Errand(work), self._reading)
+        self._enter(work)
+        try:
+            return await self._converse(Errand(work), self._reading)
+        finally:
+            self.leave()
 
     async def write(self, work: Work[T]) -> T:
         self._refuse_own(work, "starts a write of its own")
-        transaction = Transaction(asyncio.current_task())
-        return await self._converse(Errand(work, transaction, begins=True, ends=True), self._writing)
+        self._enter(work)
+        try:
+            transaction = Transaction(asyncio.current_task())
+            return await self._converse(Errand(work, transaction, begins=True, ends=True), self._writing)
+        finally:
+            self.leave()
 
     def transaction(self) -> "_Opening":
         return _Opening(self, caller_origin())
@@ -128,22 +140,42 @@ class SqliteDriver:
 
     async def begin(self, transaction: Transaction) -> None:
         """For sessions: wait for the writer and BEGIN."""
+        self._enter(None)
         errand = Errand(None, transaction, begins=True)
         try:
             await self._converse(errand, self._writing)
-        except asyncio.CancelledError:
-            if errand.started and errand.error is None:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and errand.started and errand.error is None:
                 await self.end(transaction, commits=False)
+            else:
+                self.leave()
             raise
 
     async def end(self, transaction: Transaction, *, commits: bool) -> None:
         """For sessions: COMMIT or ROLLBACK, even if the task is cancelled meanwhile."""
         errand = Errand(None, transaction, ends=True, commits=commits)
-        await self._converse(errand, self._writing, waits=False, shielded=True)
+        try:
+            await self._converse(errand, self._writing, waits=False, shielded=True)
+        finally:
+            self.leave()
 
     def abandon(self, transaction: Transaction) -> None:
         """For sessions whose task can't await any more: ROLLBACK, answered to nobody."""
         self._writing.put(Errand(None, transaction, ends=True, commits=False))
+        self.leave()
+
+    def leave(self) -> None:
+        """For sessions: what was entered is over; `close` waits for the last."""
+        self._active -= 1
+        if not self._active and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _enter(self, work: Work[Any] | None) -> None:
+        if not self._open:
+            if work is not None:
+                work.close()
+            raise Unavailable(f"The database {self._url} is not open.")
+        self._active += 1
 
     def _refuse_own(self, work: Work[Any], doing: str) -> None:
         try:
@@ -170,25 +202,23 @@ class SqliteDriver:
             raise opening.error
 
     async def _stop(self) -> None:
-        """Let the lanes finish what they have; after `wait_seconds` roll back a transaction that doesn't end."""
-        for number, _ in enumerate(self._lanes):
-            (self._writing if number == 0 else self._reading).put(None)
-        joined = asyncio.gather(*(asyncio.to_thread(lane.join) for lane in self._lanes))
-        try:
-            await asyncio.wait_for(asyncio.shield(joined), self._wait_seconds)
-        except TimeoutError:
-            for lane in self._lanes:
-                lane.force()
-            await joined
+        """Wait for what was entered; what does not end within `wait_seconds` is rolled back and refused."""
+        if self._active:
+            self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._idle], timeout=self._wait_seconds)
+            self._idle = None
+        self._stopped = True
+        for lane in self._lanes:
+            lane.force()
+        await asyncio.gather(*(asyncio.to_thread(lane.join) for lane in self._lanes))
         self._lanes = []
 
     async def _converse(
         self, errand: Errand, inbox: "SimpleQueue[Errand | None]", *, waits: bool = True, shielded: bool = False
     ) -> Any:
         """Send an errand and answer its Calls until it is done. A cancellation is raised when it is over."""
-        if not self._open:
-            errand.withdraw(None)
-            raise Unavailable(f"The database {self._url} is not open.")
+        if self._stopped:
+            raise self._cut_off(errand)
         timer = errand.loop.call_later(self._wait_seconds, self._expire, errand) if waits else None
         cancelled: BaseException | None = None
         inbox.put(errand)
@@ -207,6 +237,8 @@ class SqliteDriver:
                 if errand.call is None:
                     break
                 await self._call(errand, cancelled)
+                if self._stopped:
+                    raise self._cut_off(errand)
                 inbox.put(errand)
         except GeneratorExit:
             self._orphan(errand, inbox)
@@ -241,6 +273,11 @@ class SqliteDriver:
         finally:
             if session is not None:
                 leave_session(session)
+
+    def _cut_off(self, errand: Errand) -> Unavailable:
+        if errand.work is not None:
+            errand.work.close()
+        return Unavailable(f"The database {self._url} was closed before the work was done.")
 
     def _orphan(self, errand: Errand, inbox: "SimpleQueue[Errand | None]") -> None:
         errand.cancelled = True

@@ -332,10 +332,12 @@ class Lane(threading.Thread):
                 waiting.append(self._inbox.get())
             for errand in waiting:
                 self._turn_away(errand)
+            # Lanes that share the inbox stop too.
+            self._inbox.put(None)
 
     def _turn_away(self, errand: Errand | None) -> None:
         if errand is None or (not errand.started and not errand.claim()):
-            return
+            return None
         error = Unavailable(f"The database {self._url.shown} was closed before the work was done.")
         if errand.work is not None:
             try:
