@@ -1,7 +1,8 @@
-"""Checked arithmetic on Python values: what the generated Python calls and what SQLite calls where its own operators differ.
+"""Checked arithmetic on Python values: what the generated Python calls and what SQLite calls where its own operators
+differ.
 
-Decides where a number is out of range and how a decimal rounds, for both. Invariant: a result is in range or `InvalidValue` is
-raised; no result depends on the caller's decimal context.
+Decides where a number is out of range and how a decimal rounds, for both. Invariant: a result is in range or
+`InvalidValue` is raised; no result depends on the caller's decimal context.
 """
 
 import decimal

@@ -1,7 +1,8 @@
 """Plain Python values in expressions, typed from what they meet.
 
-Decides which Python value may stand for which type, and how it is normalised (instants to UTC, decimals to the column's scale,
-enum values to members). Invariant: a `Constant` holds a value that every database can hold, in its one Python form.
+Decides which Python value may stand for which type, and how it is normalised (instants to UTC, decimals to the column's
+scale, enum values to members). Invariant: a `Constant` holds a value that every database can hold, in its one Python
+form.
 """
 
 from collections.abc import Iterable
@@ -24,7 +25,8 @@ class LiteralError(ValueError):
 def constant(value: object, hint: ValueType | None = None, *, target: str | None = None) -> Constant:
     """The value as a constant; `hint` is the type that it meets, `target` the record type whose id that is.
 
-    Numbers may come out as another type than the hint (a float that meets an int): the caller casts. Raises `LiteralError`.
+    Numbers may come out as another type than the hint (a float that meets an int): the caller casts. Raises
+    `LiteralError`.
     """
     if hasattr(type(value), "__ensue_id__"):
         return Constant(_record_id(cast("Any", value), target), INT)
@@ -145,7 +147,8 @@ def _textual(value: object) -> Constant | None:
 
 
 def _number(found: Constant, hint: ValueType | None) -> Constant:
-    """Meet the hint without losing anything: 3 for a float is 3.0, 3.0 for an int is 3, a decimal gets the column's scale."""
+    """Meet the hint without losing anything: 3 for a float is 3.0, 3.0 for an int is 3, a decimal gets the column's
+    scale."""
     kind = None if hint is None else plain(hint).kind
     if found.type is INT and kind == "float" and abs(found.value) <= 2**53:
         return Constant(float(found.value), FLOAT)

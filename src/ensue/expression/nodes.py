@@ -1,10 +1,10 @@
 """The typed form of an expression: what `resolve` produces and every evaluator consumes.
 
-A node knows its type and whether it can be null, holds no schema objects, and compares by value, so it can be a cache key and
-be printed in a golden file. Invariant: nodes are immutable and free of Python callables.
+A node knows its type and whether it can be null, holds no schema objects, and compares by value, so it can be a cache
+key and be printed in a golden file. Invariant: nodes are immutable and free of Python callables.
 
-Roots: a node is evaluated against a row of one record type, the root. Inside `Exists` the innermost root has `depth` 0 and each
-enclosing one is one deeper.
+Roots: a node is evaluated against a row of one record type, the root. Inside `Exists` the innermost root has `depth` 0
+and each enclosing one is one deeper.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """Nodes as Python source, for plans that fuse many expressions into one generated function, and as closures.
 
-Decides how a node reads in Python: where a null can occur and must be tested for, and nothing where it can't. What an operator
-means is the table in `semantics`. Invariant: the source is one expression that evaluates each argument at most once, apart from
-columns, which must be cheap and free of side effects (a name or `row[3]`).
+Decides how a node reads in Python: where a null can occur and must be tested for, and nothing where it can't. What an
+operator means is the table in `semantics`. Invariant: the source is one expression that evaluates each argument at most
+once, apart from columns, which must be cheap and free of side effects (a name or `row[3]`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,8 +43,9 @@ def source(
 ) -> str:
     """A Python expression that computes `node`, in parentheses where needed.
 
-    `column` gives the source of a column's value (a name or a subscription). Values and functions that the source needs are put
-    into `constants` by name; the same dictionary can serve many expressions of one function. Temporaries are named `_t0`, ….
+    `column` gives the source of a column's value (a name or a subscription). Values and functions that the source needs
+    are put into `constants` by name; the same dictionary can serve many expressions of one function. Temporaries are
+    named `_t0`, ….
     """
     return _Writer(column, constants, parameter, exists).write(node)
 
@@ -66,7 +67,8 @@ def compile_function(
 ) -> Callable[..., Any]:
     """A function from generated source: `body` is one expression to return, or the lines of a body.
 
-    The source is kept for tracebacks under the file name `<ensue name>`. `constants` are its only globals besides the builtins.
+    The source is kept for tracebacks under the file name `<ensue name>`. `constants` are its only globals besides the
+    builtins.
     """
     lines = [f"return {body}"] if isinstance(body, str) else list(body)
     text = f"def {name}({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in lines)
@@ -110,7 +112,7 @@ class _Writer:
         if isinstance(node, Constant):
             return self.constant(node.value)
         if isinstance(node, Call):
-            return getattr(self, f"op_{node.op}", self.plain)(node)
+            return getattr(self, f"_op_{node.op}", self.plain)(node)
         if isinstance(node, Parameter):
             if self._parameter is not None:
                 return self._parameter(node)
@@ -170,33 +172,33 @@ class _Writer:
 
     # --- Two-valued ---------------------------------------------------------------------------------------------------
 
-    def op_and(self, node: Call) -> str:
+    def _op_and(self, node: Call) -> str:
         return f"({' and '.join(self.predicate(argument) for argument in node.args)})"
 
-    def op_or(self, node: Call) -> str:
+    def _op_or(self, node: Call) -> str:
         return f"({' or '.join(self.predicate(argument) for argument in node.args)})"
 
-    def op_not(self, node: Call) -> str:
+    def _op_not(self, node: Call) -> str:
         return f"(not {self.predicate(node.args[0])})"
 
-    def op_is_null(self, node: Call) -> str:
+    def _op_is_null(self, node: Call) -> str:
         return f"({self.write(node.args[0])} is None)"
 
-    def op_in(self, node: Call) -> str:
+    def _op_in(self, node: Call) -> str:
         # No null is among the values, so a null subject needs no test.
         return f"({self.write(node.args[0])} in {self.write(node.args[1])})"
 
-    def op_eq(self, node: Call) -> str:
+    def _op_eq(self, node: Call) -> str:
         left, right = node.args
         if not (left.optional and right.optional):
             return f"({self.write(left)} == {self.write(right)})"
         first, name = self.bound(left)
         return f"({first} is not None and {name} == {self.write(right)})"
 
-    def op_ne(self, node: Call) -> str:
+    def _op_ne(self, node: Call) -> str:
         left, right = node.args
         if left.optional and right.optional:
-            return f"(not {self.op_eq(node)})"
+            return f"(not {self._op_eq(node)})"
         return f"({self.write(left)} != {self.write(right)})"
 
     def ordering(self, node: Call) -> str:
@@ -211,17 +213,17 @@ class _Writer:
                 sides.append(self.write(argument))
         return f"({''.join(tests)}{sides[0]} {_COMPARISONS[node.op]} {sides[1]})"
 
-    op_lt = op_le = op_gt = op_ge = ordering
+    _op_lt = _op_le = _op_gt = _op_ge = ordering
 
     # --- Values -------------------------------------------------------------------------------------------------------
 
-    def op_or_else(self, node: Call) -> str:
+    def _op_or_else(self, node: Call) -> str:
         if not node.args[0].optional:
             return self.write(node.args[0])
         first, name = self.bound(node.args[0])
         return f"({name} if {first} is not None else {self.write(node.args[1])})"
 
-    def op_cast(self, node: Call) -> str:
+    def _op_cast(self, node: Call) -> str:
         kind, scale = node.type.kind, node.type.scale
         origin = semantics.plain(node.args[0].type)
         if kind == "decimal":
@@ -232,7 +234,7 @@ class _Writer:
             return self.guarded(node.args, lambda args: f"{name}({args[0]}, {origin.scale})")
         return self.guarded(node.args, lambda args: f"float({args[0]})")
 
-    def op_neg(self, node: Call) -> str:
+    def _op_neg(self, node: Call) -> str:
         if node.type.kind == "int":
             name = self.function("fit_int")
             return self.guarded(node.args, lambda args: f"{name}(-{args[0]})")
@@ -241,7 +243,7 @@ class _Writer:
             return self.guarded(node.args, lambda args: f"{name}({args[0]}, {node.type.scale})")
         return self.guarded(node.args, lambda args: f"(-{args[0]})")
 
-    def op_div(self, node: Call) -> str:
+    def _op_div(self, node: Call) -> str:
         name = self.function("float_div")
         return self.guarded(node.args, lambda args: f"{name}({args[0]}, {args[1]})")
 
@@ -256,17 +258,17 @@ class _Writer:
         name = self.function("fit_int" if kind == "int" else "float_fit")
         return self.guarded(node.args, lambda args: f"{name}({args[0]} {_SYMBOLS[node.op]} {args[1]})")
 
-    op_add = op_sub = op_mul = arithmetic
+    _op_add = _op_sub = _op_mul = arithmetic
 
-    def op_concat(self, node: Call) -> str:
+    def _op_concat(self, node: Call) -> str:
         return self.guarded(node.args, lambda args: f"({args[0]} + {args[1]})")
 
-    def op_upper(self, node: Call) -> str:
+    def _op_upper(self, node: Call) -> str:
         return self.guarded(node.args, lambda args: f"{args[0]}.{node.op}()")
 
-    op_lower = op_upper
+    _op_lower = _op_upper
 
-    def op_shift(self, node: Call) -> str:
+    def _op_shift(self, node: Call) -> str:
         name = self.function("shift")
         return self.guarded(node.args, lambda args: f"{name}({args[0]}, {args[1]})")
 

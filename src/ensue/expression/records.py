@@ -1,4 +1,5 @@
-"""What `resolve` must be able to ask about record types. The model implements it; the language does not know the model."""
+"""What `resolve` must be able to ask about record types. The model implements it; the language does not know the
+model."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,8 +1,8 @@
 """From what the user wrote to typed nodes: names are looked up, operands typed, literals fitted, joins found.
 
-Decides which declarations and queries make sense, with an error for each that does not. What an operator accepts is the table
-in `semantics`; which members exist the model knows. Invariant: a node that comes out can be evaluated by all three evaluators,
-which agree (what one of them can't do, it refuses).
+Decides which declarations and queries make sense, with an error for each that does not. What an operator accepts is the
+table in `semantics`; which members exist the model knows. Invariant: a node that comes out can be evaluated by all
+three evaluators, which agree (what one of them can't do, it refuses).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from ensue.errors import DeclarationError, EnsueError, ExpressionError, Origin, PlannedError, Problem
 from ensue.expression import semantics
@@ -39,9 +39,10 @@ def resolve(
 ) -> Node:
     """The typed form of `expr` over rows of `record`.
 
-    `root` is the parameter of the lambda that was traced. `expected` is the type that the place wants: the result is cast to it
-    (int to float, a decimal to another scale half-even) or refused. `now` is what `now` means; without it `now` is refused.
-    `aliases` are further names under which the record's own class may appear (a base class, a view). `origin` goes into errors.
+    `root` is the parameter of the lambda that was traced. `expected` is the type that the place wants: the result is
+    cast to it (int to float, a decimal to another scale half-even) or refused. `now` is what `now` means; without it
+    `now` is refused. `aliases` are further names under which the record's own class may appear (a base class, a view).
+    `origin` goes into errors.
 
     >>> resolve(Path(Root("Post"), ("title",)) == "x", "Post", types)  # doctest: +SKIP
     Call(op='eq', args=(Column(path=(), field='title', ...), Constant('x', ...)), ...)
@@ -74,9 +75,9 @@ def trace(
     found = call_traced(function, Path(root), what=what, origin=origin)
     if isinstance(found, Expr):
         return cast("Expr[Any]", found), root
-    _refuse(
-        f"The function given as {what} returned {_shown(found)}; expected an expression made from its parameter, such as "
-        f"`lambda c: c.score > 3`. {_OPAQUE}",
+    raise _refusal(
+        f"The function given as {what} returned {_shown(found)}; expected an expression made from its parameter, "
+        f"such as `lambda c: c.score > 3`. {_OPAQUE}",
         origin,
     )
 
@@ -86,17 +87,17 @@ def call_traced(function: Callable[[Any], Any], path: Path, *, what: str, origin
     try:
         found = function(path)
     except ExpressionError as error:
-        _refuse(f"In the function given as {what}: {error.problems[0].message}", origin, cause=error)
+        raise _refusal(f"In the function given as {what}: {error.problems[0].message}", origin) from error
     except EnsueError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        _refuse(
-            f"The function given as {what} can't be traced as an expression ({reason}). {_OPAQUE}", origin, cause=error
-        )
+        raise _refusal(
+            f"The function given as {what} can't be traced as an expression ({reason}). {_OPAQUE}", origin
+        ) from error
     if hasattr(found, "__await__"):
         getattr(found, "close", lambda: None)()
-        _refuse(f"The function given as {what} is async; expected an expression. {_OPAQUE}", origin)
+        raise _refusal(f"The function given as {what} is async; expected an expression. {_OPAQUE}", origin)
     return found
 
 
@@ -109,7 +110,7 @@ def lift(node: Node, start: int = 0) -> tuple[Node, tuple[Any, ...]]:
 
     def lifted(item: Node) -> Node:
         if isinstance(item, Constant):
-            values.append(list(cast("tuple[Any, ...]", item.value)) if isinstance(item.value, tuple) else item.value)
+            values.append(_as_list(item.value))
             return Parameter(start + len(values) - 1, item.type, item.optional)
         if isinstance(item, Call):
             return replace(item, args=tuple(lifted(argument) for argument in item.args))
@@ -136,6 +137,10 @@ _OPAQUE = (
 )
 
 
+def _as_list(value: Any) -> Any:
+    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+
+
 def _shown(value: object) -> str:
     return (
         f"{value!r} ({type(value).__name__})"
@@ -144,11 +149,9 @@ def _shown(value: object) -> str:
     )
 
 
-def _refuse(
-    message: str, origin: Origin | None, *, code: str = ExpressionError.code, cause: BaseException | None = None
-) -> NoReturn:
+def _refusal(message: str, origin: Origin | None, *, code: str = ExpressionError.code) -> DeclarationError:
     kind = ExpressionError if code == ExpressionError.code else DeclarationError
-    raise kind(Problem(code, message, origin)) from cause
+    return kind(Problem(code, message, origin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +170,8 @@ class _Resolver:
     targets: dict[int, str] = field(default_factory=dict[int, str])
     """By the identity of a traced path: the record type whose id it means."""
 
-    def refuse(self, message: str, code: str = ExpressionError.code) -> NoReturn:
-        _refuse(message, self.origin, code=code)
+    def refusal(self, message: str, code: str = ExpressionError.code) -> DeclarationError:
+        return _refusal(message, self.origin, code=code)
 
     def node(self, expr: Expr[Any], hint: ValueType | None = None, target: str | None = None) -> Node:
         if isinstance(expr, Path):
@@ -179,18 +182,18 @@ class _Resolver:
             return self.quantified(expr)
         if isinstance(expr, Operation):
             return self.operation(expr)
-        self.refuse(f"An expression of {type(expr).__name__} can't be used here.")
+        raise self.refusal(f"An expression of {type(expr).__name__} can't be used here.")
 
     def literal(self, expr: Literal, hint: ValueType | None, target: str | None, where: str) -> Constant:
         try:
             return constant(expr.value, hint, target=target)
         except LiteralError as error:
-            self.refuse(f"{where} has {error}.{_expected(hint)}")
+            raise self.refusal(f"{where} has {error}.{_expected(hint)}") from error
 
     def fitted(self, node: Node, expected: ValueType, expr: Expr[Any]) -> Node:
         if semantics.castable(node.type, expected):
             return cast_to(node, expected)
-        self.refuse(f"The expression {expr!r} is {node.type}; expected {expected}.")
+        raise self.refusal(f"The expression {expr!r} is {node.type}; expected {expected}.")
 
     # --- Paths --------------------------------------------------------------------------------------------------------
 
@@ -203,12 +206,12 @@ class _Resolver:
         if not path.root.token:
             if path.root.record is None or path.root.record in outermost.names:
                 return len(self.scopes) - 1, outermost
-            self.refuse(
-                f"The path {path!r} starts at {path.root.record}; expected {outermost.record}, the record type that is asked "
-                f"about. Follow a link from {outermost.record}, or use the parameter of the lambda.",
+            raise self.refusal(
+                f"The path {path!r} starts at {path.root.record}; expected {outermost.record}, the record type "
+                f"that is asked about. Follow a link from {outermost.record}, or use the parameter of the lambda.",
                 NAME_CODE,
             )
-        self.refuse(
+        raise self.refusal(
             f"The path {path!r} starts at the parameter of another lambda; use the parameter of this one.", NAME_CODE
         )
 
@@ -219,11 +222,12 @@ class _Resolver:
             member = self.member(record, step, path)
             last = index == len(path.steps) - 1
             if isinstance(member, CollectionType):
-                self.refuse_collection(path, index, record, member)
+                raise self.collection_refusal(path, index, record, member)
             if isinstance(member, FieldType):
                 if not last:
-                    self.refuse(
-                        f"{record}.{step} is a value ({member.type}): {path.steps[index + 1]!r} can't follow it in {path!r}.",
+                    raise self.refusal(
+                        f"{record}.{step} is a value ({member.type}): {path.steps[index + 1]!r} can't follow it "
+                        f"in {path!r}.",
                         NAME_CODE,
                     )
                 if step == "id":
@@ -239,7 +243,7 @@ class _Resolver:
             return Column((), "id", INT, optional=False, depth=depth)
         return Column(tuple(links[:-1]), links[-1], INT, optional, depth)
 
-    def refuse_collection(self, path: Path, index: int, record: str, member: CollectionType) -> NoReturn:
+    def collection_refusal(self, path: Path, index: int, record: str, member: CollectionType) -> DeclarationError:
         name = path.steps[index]
         if member.single:
             what = f"{record}.{name} is the other side of a one-to-one: its column belongs to {member.target}"
@@ -247,7 +251,7 @@ class _Resolver:
             what = f"{record}.{name} leads to many records"
         rest = ".".join(path.steps[index + 1 :]) or "…"
         before = ".".join((path.root.record or record, *path.steps[: index + 1]))
-        self.refuse(
+        return self.refusal(
             f"{what}, so {path!r} has no single value here. Write `{before}.any(lambda x: x.{rest} …)`.", NAME_CODE
         )
 
@@ -258,14 +262,14 @@ class _Resolver:
         names = self.types.names(record)
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         advice = f"Did you mean {' or '.join(close)}?" if close else f"It has: {', '.join(sorted(names))}."
-        self.refuse(f"{record} has no {name!r} (in {path!r}). {advice}", NAME_CODE)
+        raise self.refusal(f"{record} has no {name!r} (in {path!r}). {advice}", NAME_CODE)
 
     def hops(self, path: Path, record: str) -> tuple[tuple[Hop, ...], str]:
         found: list[Hop] = []
         for step in path.steps:
             member = self.member(record, step, path)
             if isinstance(member, FieldType):
-                self.refuse(
+                raise self.refusal(
                     f"{record}.{step} is a value ({member.type}), expected a link or a collection in {path!r}.",
                     NAME_CODE,
                 )
@@ -280,7 +284,7 @@ class _Resolver:
         depth, scope = self.scope(expr.collection)
         hops, record = self.hops(expr.collection, scope.record)
         if not hops:
-            self.refuse(f"`.any` needs a collection; {expr.collection!r} is the record itself.", NAME_CODE)
+            raise self.refusal(f"`.any` needs a collection; {expr.collection!r} is the record itself.", NAME_CODE)
         if expr.condition is None:
             return Exists(hops, None, BOOL, depth)
         self.scopes.append(_Scope(record, expr.root))
@@ -293,7 +297,7 @@ class _Resolver:
     def predicate(self, expr: Expr[Any], where: str) -> Node:
         node = self.node(expr, BOOL)
         if node.type.kind != "bool":
-            self.refuse(f"{where} takes bool, found {expr!r}, which is {node.type}. Compare it with something.")
+            raise self.refusal(f"{where} takes bool, found {expr!r}, which is {node.type}. Compare it with something.")
         return node
 
     # --- Operators ----------------------------------------------------------------------------------------------------
@@ -328,20 +332,20 @@ class _Resolver:
         type_ = plain(node.type)
         if type_.kind in (semantics.NUMBERS if op == "neg" else ("str",)):
             return Call(op, (node,), type_, node.optional)
-        self.refuse_operands(expr, (node,))
+        raise self.operands_refusal(expr, (node,))
 
     def membership(self, expr: Operation) -> Call:
         subject = self.node(expr.args[0])
         values = cast("Literal", expr.args[1]).value
         if not semantics.accepts("in", subject.type):
-            self.refuse_operands(expr, (subject,))
+            raise self.operands_refusal(expr, (subject,))
         try:
             items = constants(cast("Sequence[object]", values), subject.type, target=self.targets.get(id(expr.args[0])))
         except LiteralError as error:
-            self.refuse(f"{expr!r} has {error}.{_expected(subject.type)}")
+            raise self.refusal(f"{expr!r} has {error}.{_expected(subject.type)}") from error
         meeting = semantics.common(subject.type, items.type)
         if meeting is None:
-            self.refuse_operands(expr, (subject, items))
+            raise self.operands_refusal(expr, (subject, items))
         if items.type != meeting and meeting.kind in semantics.NUMBERS:
             converted = (constant(value, meeting).value for value in items.value)
             items = Constant(tuple(dict.fromkeys(converted)), meeting)
@@ -357,12 +361,14 @@ class _Resolver:
         if op == "div" and kinds <= semantics.NUMBERS:
             return Call("div", (cast_float(left), cast_float(right)), FLOAT, optional=True)
         if meeting is None or not semantics.accepts(op, meeting):
-            self.refuse_operands(expr, (left, right))
+            raise self.operands_refusal(expr, (left, right))
         if op in semantics.COMPARISONS:
             sides = (compared(left, meeting), compared(right, meeting))
-            return Call(cast("Operator", op), sides, BOOL, optional=False)
+            return Call(op, sides, BOOL, optional=False)
         if op == "or_else":
-            return Call("or_else", (cast_to(left, meeting), cast_to(right, meeting)), meeting, right.optional)
+            return Call(
+                "or_else", (cast_to(left, meeting), cast_to(right, meeting)), meeting, left.optional and right.optional
+            )
         return self.arithmetic(expr, left, right, plain(meeting))
 
     def arithmetic(self, expr: Operation, left: Node, right: Node, meeting: ValueType) -> Call:
@@ -372,7 +378,7 @@ class _Resolver:
         if expr.op == "mul" and meeting.kind == "decimal":
             scale = (left.type.scale or 0) + (right.type.scale or 0)
             if scale > semantics.SCALE_MAX:
-                self.refuse(f"{expr!r} has {scale} decimals; expected at most {semantics.SCALE_MAX}.")
+                raise self.refusal(f"{expr!r} has {scale} decimals; expected at most {semantics.SCALE_MAX}.")
             sides = (cast_to(side, semantics.decimal(side.type.scale or 0)) for side in (left, right))
             return Call("mul", tuple(sides), semantics.decimal(scale), optional)
         return Call(cast("Operator", expr.op), (cast_to(left, meeting), cast_to(right, meeting)), meeting, optional)
@@ -399,11 +405,11 @@ class _Resolver:
 
     def shifted(self, expr: Operation, left: Node, by: timedelta) -> Call:
         if left.type.kind != "datetime" or expr.op not in ("add", "sub"):
-            self.refuse_operands(expr, (left,), "timedelta")
+            raise self.operands_refusal(expr, (left,), "timedelta")
         micros = by // timedelta(microseconds=1)
         return Call("shift", (left, Constant(micros if expr.op == "add" else -micros, INT)), DATETIME, left.optional)
 
-    def refuse_operands(self, expr: Operation, nodes: tuple[Node, ...], *more: str) -> NoReturn:
+    def operands_refusal(self, expr: Operation, nodes: tuple[Node, ...], *more: str) -> DeclarationError:
         found = " and ".join((*(_named(node.type) for node in nodes), *more))
         message = f"`{SYMBOLS[expr.op]}` in {expr!r} takes {EXPECTED[expr.op]}; found {found}."
         kinds = {node.type.kind for node in nodes}
@@ -413,7 +419,7 @@ class _Resolver:
             message += " Use Decimal values beside a decimal."
         elif expr.op in semantics.ORDERINGS and kinds == {"enum"}:
             message += " Members of an enum have no order here: use == or .in_()."
-        self.refuse(message)
+        return self.refusal(message)
 
 
 def cast_float(node: Node) -> Node:

@@ -2,21 +2,22 @@
 
 | operators | operands | result | null |
 | --- | --- | --- | --- |
-| eq ne in | two of one kind (not json); int, float and decimal by promotion | bool | a null equals nothing: eq and in are false, ne is true |
+| eq ne in | two of one kind (not json); int, float and decimal by promotion | bool | eq, in: false; ne: true |
 | lt le gt ge | str int float decimal datetime date uuid bytes | bool | false |
 | and or not | bool | bool | a null counts as false |
 | is_null | anything | bool | true |
 | or_else | two of one kind | that kind | the second operand |
-| add sub mul neg | int; float; decimal (add, sub: the larger scale; mul: the sum of scales) | the kind | null |
+| add sub mul neg | int; float; decimal (the larger scale; for mul the sum) | the kind | null |
 | div | int float decimal | float | null; also x/0 |
 | concat upper lower | str | str | null |
 | shift | datetime and a constant number of microseconds | datetime | null |
 
-Promotion: int to float, int to decimal; float and decimal don't mix. An int is promoted to a float as the nearest one, a decimal as
-its scaled integer over a power of ten. Out of range (64-bit int, decimal whose scaled integer is more than 64-bit, float that
-overflows or vanishes, instant outside of the years 1 to 9999) is an error. Text orders by code point. Decimals that lose decimals
-round half-even; exact numbers compare exactly, whatever their scales. Where the result does not depend on an operand (another
-one is null, the other side of `and` or `or` decides) it may be skipped, and then is no error. Order on uuid and bytes is by byte. Invariant: there is no result that depends on the evaluator.
+Promotion: int to float, int to decimal; float and decimal don't mix. An int is promoted to a float as the nearest one,
+a decimal as its scaled integer over a power of ten. Out of range (64-bit int, decimal whose scaled integer is more than
+64-bit, float that overflows or vanishes, instant outside of the years 1 to 9999) is an error. Text orders by code
+point. Decimals that lose decimals round half-even; exact numbers compare exactly, whatever their scales. Where the
+result does not depend on an operand (another one is null, the other side of `and` or `or` decides) it may be skipped,
+and then is no error. Order on uuid and bytes is by byte. Invariant: there is no result that depends on the evaluator.
 """
 
 from datetime import datetime
@@ -39,11 +40,11 @@ SCALE_MAX = 18
 COMPARISONS: frozenset[Operator] = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 ORDERINGS: frozenset[Operator] = frozenset({"lt", "le", "gt", "ge"})
 ARITHMETIC: frozenset[Operator] = frozenset({"add", "sub", "mul", "div"})
-PREDICATES: frozenset[Operator] = COMPARISONS | {"and", "or", "not", "in", "is_null"}
+PREDICATES: frozenset[Operator] = COMPARISONS.union(("and", "or", "not", "in", "is_null"))
 """Operators whose result is a bool that is never null."""
 
 NUMBERS: frozenset[Kind] = frozenset({"int", "float", "decimal"})
-ORDERED: frozenset[Kind] = NUMBERS | {"str", "datetime", "date", "uuid", "bytes"}
+ORDERED: frozenset[Kind] = NUMBERS.union(("str", "datetime", "date", "uuid", "bytes"))
 
 EXPECTED: dict[str, str] = {
     "eq": "two values of one kind (json has no equality)",

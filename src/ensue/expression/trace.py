@@ -1,7 +1,8 @@
 """What a user writes, recorded as it is written: `Post.author.name == "bob"` becomes a small tree.
 
-A trace knows no schema: a path is a root and a list of names, and whether they exist is found out when a plan resolves it. So
-one class can serve several apps, each with its own injected properties. Invariant: building a trace never evaluates anything.
+A trace knows no schema: a path is a root and a list of names, and whether they exist is found out when a plan resolves
+it. So one class can serve several apps, each with its own injected properties. Invariant: building a trace never
+evaluates anything.
 """
 
 from __future__ import annotations
@@ -38,15 +39,16 @@ class Root:
 class Expr(Generic[T]):
     """An expression of type T. Operators build bigger ones; nothing is computed.
 
-    Booleans combine with `&`, `|`, `~`; membership is `.in_()`. A comparison with null is false and `~` is the complement.
+    Booleans combine with `&`, `|`, `~`; membership is `.in_()`. A comparison with null is false and `~` is the
+    complement.
     """
 
     __slots__ = ()
 
-    def __eq__(self, other: T | Expr[T] | Expr[T | None] | None) -> Expr[bool]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # builds an expression
+    def __eq__(self, other: T | Expr[T] | Expr[T | None] | None) -> Expr[bool]:  # type: ignore[override]  # builds an expression
         return Operation("is_null", (self,)) if other is None else Operation("eq", (self, operand(other)))
 
-    def __ne__(self, other: T | Expr[T] | Expr[T | None] | None) -> Expr[bool]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # builds an expression
+    def __ne__(self, other: T | Expr[T] | Expr[T | None] | None) -> Expr[bool]:  # type: ignore[override]  # builds an expression
         return ~Operation("is_null", (self,)) if other is None else Operation("ne", (self, operand(other)))
 
     def __hash__(self) -> int:
@@ -54,8 +56,9 @@ class Expr(Generic[T]):
 
     def __bool__(self) -> Never:
         raise ExpressionError(
-            "An expression has no truth value in Python: `and`, `or`, `not`, `if`, `in` and chained comparisons don't work on it. "
-            "Write `&` for and, `|` for or, `~` for not (with parentheses around comparisons), and `.in_(values)` for in."
+            "An expression has no truth value in Python: `and`, `or`, `not`, `if`, `in` and chained comparisons don't "
+            "work on it. Write `&` for and, `|` for or, `~` for not (with parentheses around comparisons), and "
+            "`.in_(values)` for in."
         )
 
     def __contains__(self, item: object) -> Never:
@@ -193,7 +196,8 @@ class Operation(Expr[Any]):
 class Path(Expr[Any]):
     """Names followed from a root: `Post.author.name` is `Path(Root("Post"), ("author", "name"))`.
 
-    Attribute access goes one step further. Whether it ends at a property, a to-one link or a collection is not known here.
+    Attribute access goes one step further. Whether it ends at a property, a to-one link or a collection is not known
+    here.
     """
 
     __slots__ = ("root", "steps")

@@ -13,9 +13,9 @@ Kind = Literal["str", "int", "float", "decimal", "bool", "datetime", "date", "uu
 class ValueType:
     """One type of value.
 
-    `python` is the class a value has in Python (for `json`: the annotation, `dict`, `list` or a msgspec Struct; for `literal`:
-    `str` or `int`; for `enum`: the Enum class). `scale` is the number of decimals of a `decimal`. `values` are the allowed
-    values of a `literal`, or the members' values of an `enum`, all `str` or all `int`.
+    `python` is the class a value has in Python (for `json`: the annotation, `dict`, `list` or a msgspec Struct; for
+    `literal`: `str` or `int`; for `enum`: the Enum class). `scale` is the number of decimals of a `decimal`. `values`
+    are the allowed values of a `literal`, or the members' values of an `enum`, all `str` or all `int`.
     """
 
     kind: Kind

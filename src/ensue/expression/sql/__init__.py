@@ -1,4 +1,5 @@
-"""Nodes in SQL: column types, codecs, lowering, and compilation of SQLAlchemy statements to text for the raw drivers."""
+"""Nodes in SQL: column types, codecs, lowering, and compilation of SQLAlchemy statements to text for the raw
+drivers."""
 
 from ensue.expression.sql.codecs import (
     Codec,

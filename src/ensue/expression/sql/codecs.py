@@ -1,8 +1,8 @@
 """Between Python values and what the raw drivers (apsw, asyncpg) take and give.
 
-Decides the encoding of every value type in each database. Knows no SQLAlchemy, so that hot paths can use it alone. Invariant:
-`decode(encode(value)) == value` with the same Python type; None as a codec means that nothing is to be done, and a codec is
-never called with None.
+Decides the encoding of every value type in each database. Knows no SQLAlchemy, so that hot paths can use it alone.
+Invariant: `decode(encode(value)) == value` with the same Python type; None as a codec means that nothing is to be done,
+and a codec is never called with None.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ def json_decoder(type_: ValueType, dialect: Dialect) -> Codec | None:
     The JSON must be parsed with exact integers (as `msgspec.json.decode` and `json.loads` do).
     """
     kind = type_.kind
-    if kind in ("bool", "decimal", "date") and dialect == "postgresql":
-        unit = _UNITS[type_.scale or 0]
-        return {"bool": None, "decimal": lambda value: Decimal(value).quantize(unit), "date": _date}[kind]
+    if dialect == "postgresql" and kind in ("bool", "decimal", "date"):
+        return _postgresql_json_decoder(type_)
     if kind in ("enum", "bool", "decimal", "uuid", "date"):
         return decoder(type_, "sqlite")
     if kind == "json":
@@ -74,6 +73,13 @@ def json_decoder(type_: ValueType, dialect: Dialect) -> Codec | None:
     if kind == "float":
         return float
     return {"datetime": from_micros, "bytes": bytes.fromhex}.get(kind)
+
+
+def _postgresql_json_decoder(type_: ValueType) -> Codec | None:
+    if type_.kind == "bool":
+        return None
+    unit = _UNITS[type_.scale or 0]
+    return _date if type_.kind == "date" else lambda value: Decimal(value).quantize(unit)
 
 
 def list_encoder(type_: ValueType, dialect: Dialect) -> Codec:
@@ -96,7 +102,8 @@ def encode_json(value: Any) -> str:
 def row_decoder(
     types: Sequence[ValueType | None], dialect: Dialect
 ) -> Callable[[Sequence[Any]], tuple[Any, ...]] | None:
-    """A function that decodes a whole row of columns of these types (None: leave as it is), or None if nothing needs it."""
+    """A function that decodes a whole row of columns of these types (None: leave as it is), or None if nothing needs
+    it."""
     return _row_function([None if type_ is None else decoder(type_, dialect) for type_ in types])
 
 

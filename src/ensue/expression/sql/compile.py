@@ -1,6 +1,7 @@
 """SQLAlchemy statements as text and parameter order for the raw drivers.
 
-Decides how values get from names to positions, encoded. Invariant: the text is constant: nothing in it depends on the values.
+Decides how values get from names to positions, encoded. Invariant: the text is constant: nothing in it depends on the
+values.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import Dialect as SaDialect
-from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql import ClauseElement
 
 from ensue.errors import InternalError
 from ensue.expression.python import compile_function
@@ -30,8 +31,8 @@ def sqlalchemy_dialect(dialect: Dialect) -> SaDialect:
 class Compiled:
     """A statement and how to make its parameters.
 
-    `names` are the values that a caller gives, in the order that `bind_row` takes them. `encoders` has the codec of each
-    (None: none). `bind` takes the values by name.
+    `names` are the values that a caller gives, in the order that `bind_row` takes them. `encoders` has the codec of
+    each (None: none). `bind` takes the values by name.
     """
 
     statement: Statement
@@ -42,9 +43,15 @@ class Compiled:
 
 
 def compile_statement(
-    statement: Executable, dialect: Dialect, name: str, *, order: Sequence[str] | None = None, rows: bool | None = None
+    statement: ClauseElement,
+    dialect: Dialect,
+    name: str,
+    *,
+    order: Sequence[str] | None = None,
+    rows: bool | None = None,
 ) -> Compiled:
-    """Compile once. `name` shows in logs and counts; `order` fixes the order of the values for `bind_row` (default: as they appear).
+    """Compile once. `name` shows in logs and counts; `order` fixes the order of the values for `bind_row` (default: as
+    they appear).
 
     `rows` says whether the statement returns rows; by default SQLAlchemy's own idea (SELECT, RETURNING).
     """
@@ -59,27 +66,23 @@ def compile_statement(
         if rows is None
         else rows
     )
-    binds, positions = getattr(compiled, "binds", {}), list(getattr(compiled, "positiontup", None) or ())
-    given = tuple(dict.fromkeys(key for key in positions if _given(binds[key])))
-    names = given if order is None else tuple(order)
+    # DDL has neither.
+    binds: dict[str, Any] = getattr(compiled, "binds", {})
+    positions: list[str] = list(getattr(compiled, "positiontup", None) or ())
+    given: tuple[str, ...] = tuple(dict.fromkeys(key for key in positions if _given(binds[key])))
+    names: tuple[str, ...] = given if order is None else tuple(order)
     if missing := set(given) - set(names):
         raise InternalError(
             f"The statement {name} needs the values {sorted(missing)}, which are not in the order {names}."
         )
     encoders = {key: parameter_encoder(binds[key].type, dialect) for key in given}
     constants: dict[str, Any] = {}
-    by_name = [_cell(key, f"values[{key!r}]", binds[key], encoders.get(key), dialect, constants) for key in positions]
-    by_row = [
-        _cell(
-            key,
-            f"values[{names.index(key)}]" if key in given else "",
-            binds[key],
-            encoders.get(key),
-            dialect,
-            constants,
-        )
-        for key in positions
-    ]
+    cells = [_cell(binds[key], dialect, constants) for key in positions]
+    by_name = (cell.format(f"values[{key!r}]") for key, cell in zip(positions, cells, strict=True))
+    by_row = (
+        cell.format(f"values[{names.index(key)}]" if key in given else "")
+        for key, cell in zip(positions, cells, strict=True)
+    )
     return Compiled(
         Statement(name, text, rows=returns),
         names,
@@ -93,13 +96,15 @@ def _given(bind: Any) -> bool:
     return bool(bind.required) and bind.callable is None
 
 
-def _cell(key: str, value: str, bind: Any, encode: Codec | None, dialect: Dialect, constants: dict[str, Any]) -> str:
+def _cell(bind: Any, dialect: Dialect, constants: dict[str, Any]) -> str:
+    """The source of one parameter, with `{}` where the given value goes."""
+    encode = parameter_encoder(bind.type, dialect)
+    name = f"_v{len(constants)}"
     if not _given(bind):
-        encode = parameter_encoder(bind.type, dialect)
         fixed = bind.effective_value
-        constants[f"_v_{len(constants)}"] = fixed if encode is None or fixed is None else encode(fixed)
-        return f"_v_{len(constants) - 1}"
+        constants[name] = fixed if encode is None or fixed is None else encode(fixed)
+        return name
     if encode is None:
-        return value
-    constants[f"_e_{len(constants)}"] = encode
-    return f"(None if (_x := {value}) is None else _e_{len(constants) - 1}(_x))"
+        return "{}"
+    constants[name] = encode
+    return f"(None if (_x := {{}}) is None else {name}(_x))"

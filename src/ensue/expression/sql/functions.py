@@ -1,7 +1,7 @@
 """The functions that ensue's SQL calls on SQLite: what its own operators do differently or not at all.
 
-Invariant: each is deterministic (so that it may stand in a CHECK or an index) and does what the Python evaluator does, by calling
-the same code.
+Invariant: each is deterministic (so that it may stand in a CHECK or an index) and does what the Python evaluator does,
+by calling the same code.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,11 @@ from ensue.expression import arithmetic
 
 
 def sqlite_functions() -> dict[str, Callable[..., Any]]:
-    """Name → function, to be registered as deterministic on every connection. A raised `InvalidValue` ends the statement."""
+    """Name → function, to be registered as deterministic on every connection. A raised `InvalidValue` ends the
+    statement."""
     return {
-        "ensue_upper": lambda text: None if text is None else text.upper(),
-        "ensue_lower": lambda text: None if text is None else text.lower(),
+        "ensue_upper": _unless_null(str.upper),
+        "ensue_lower": _unless_null(str.lower),
         "ensue_overflow": arithmetic.out_of_range,
         "ensue_scaled_round": arithmetic.scaled_round,
         "ensue_float_fit": _unless_null(arithmetic.float_fit),

@@ -1,8 +1,8 @@
 """Nodes as SQLAlchemy expressions, with the meaning of the one table in `semantics` on each database.
 
-Decides the SQL of every operator. Where a column lives and how a collection is joined the caller says. Invariant: the value of
-an element is null exactly where the node's is; a bool element that is not a plain column is never null, unless a filter was
-asked for.
+Decides the SQL of every operator. Where a column lives and how a collection is joined the caller says. Invariant: the
+value of an element is null exactly where the node's is; a bool element that is not a plain column is never null, unless
+a filter was asked for.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from uuid import UUID
 import sqlalchemy as sql
 from sqlalchemy import ColumnElement
 from sqlalchemy.sql.elements import Grouping
+from sqlalchemy.types import TypeEngine
 
 from ensue.errors import DeclarationError, InternalError, Problem
 from ensue.expression import semantics
@@ -25,7 +26,14 @@ from ensue.expression.types import ValueType
 
 Element = ColumnElement[Any]
 
-TRUE = sql.literal_column("TRUE")
+
+def text(source: str) -> Element:
+    """SQL text that is right on both databases; never with a user's value in it."""
+    return cast("Element", sql.literal_column(source))
+
+
+TRUE = text("TRUE")
+DOUBLE: TypeEngine[Any] = sql.Double()
 _COMPARISONS = {"eq": "=", "ne": "<>", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _ARITHMETIC = {"add": "+", "sub": "-", "mul": "*"}
 
@@ -39,10 +47,12 @@ def lower(
     filter: bool = False,
     parameter: Callable[[Parameter], Element] | None = None,
 ) -> Element:
-    """The SQL of `node`. `column` gives the element of a column, as encoded in the database; `exists` that of an `Exists`.
+    """The SQL of `node`. `column` gives the element of a column, as encoded in the database; `exists` that of an
+    `Exists`.
 
-    A `Parameter` becomes a bind parameter named `p<index>` unless `parameter` says otherwise. With `filter` a bool may be null
-    where it should be false, which is the same to WHERE, FILTER, CASE WHEN and JOIN ON, and lets them use an index.
+    A `Parameter` becomes a bind parameter named `p<index>` unless `parameter` says otherwise. With `filter` a bool may
+    be null where it should be false, which is the same to WHERE, FILTER, CASE WHEN and JOIN ON, and lets them use an
+    index.
     """
     return _Lowering(column, dialect, exists, parameter).lower(node, filter=filter)
 
@@ -50,12 +60,13 @@ def lower(
 def literal(value: Any, type_: ValueType, dialect: Dialect) -> Element:
     """A constant as SQL text, quoted; safe in DDL and in index predicates, where parameters can't be."""
     encode = encoder(type_, dialect)
-    text = _quoted(value if encode is None else encode(value), type_, dialect)
-    return sql.literal_column(text, raw_type(type_, dialect))
+    quoted = _quoted(value if encode is None else encode(value), type_, dialect)
+    return sql.literal_column(quoted, raw_type(type_, dialect))
 
 
 def json_expression(element: Element, type_: ValueType, dialect: Dialect) -> Element:
-    """The element in the form in which it survives in JSON that the database builds; `codecs.json_decoder` reads it back."""
+    """The element in the form in which it survives in JSON that the database builds; `codecs.json_decoder` reads it
+    back."""
     kind = type_.kind
     if dialect == "sqlite":
         if kind == "json":
@@ -65,14 +76,14 @@ def json_expression(element: Element, type_: ValueType, dialect: Dialect) -> Ele
     if kind == "decimal":
         return sql.cast(element, sql.Text())
     if kind == "bytes":
-        return sql.func.encode(element, sql.literal_column("'hex'"))
+        return sql.func.encode(element, text("'hex'"))
     if kind == "datetime":
         return _postgresql_micros(element)
     return element
 
 
 def _postgresql_micros(element: Element) -> Element:
-    return sql.cast(sql.extract("epoch", element) * sql.literal_column("1000000"), sql.BigInteger())
+    return sql.cast(sql.extract("epoch", element) * text("1000000"), sql.BigInteger())
 
 
 def _quoted(value: Any, type_: ValueType, dialect: Dialect) -> str:
@@ -91,15 +102,15 @@ def _quoted(value: Any, type_: ValueType, dialect: Dialect) -> str:
         return f"TIMESTAMPTZ '{value.isoformat(sep=' ')}'"
     if isinstance(value, date):
         # As asyncpg does with a parameter: the first and last date are infinities.
-        text = {date.min: "-infinity", date.max: "infinity"}.get(value) or value.isoformat()
-        return f"DATE '{text}'"
+        day = {date.min: "-infinity", date.max: "infinity"}.get(value) or value.isoformat()
+        return f"DATE '{day}'"
     if isinstance(value, UUID):
         return f"UUID '{value}'"
     if isinstance(value, str):
         quoted = "'" + value.replace("'", "''") + "'"
         return f"CAST({quoted} AS JSONB)" if type_.kind == "json" and dialect == "postgresql" else quoted
-    text = f"{value:f}"
-    return f"({text})" if text.startswith("-") else text
+    digits = f"{value:f}"
+    return f"({digits})" if value < 0 else digits
 
 
 class _Lowering:
@@ -128,79 +139,80 @@ class _Lowering:
         if isinstance(node, Exists):
             if self._exists is None:
                 raise InternalError(f"No way was given to lower {node!r}.")
-            return self.boolean(self._exists(node))
+            return self._boolean(self._exists(node))
         if not isinstance(node, Call) or node.op == "or_else":
             raw = self.value(node)
-            return self.is_true(raw) if node.optional and not filter else raw
+            return self._is_true(raw) if node.optional and not filter else raw
         if node.op in ("and", "or"):
             sides = [Grouping(self.predicate(argument, filter=filter)) for argument in node.args]
-            return self.infix(sides[0], node.op.upper(), sides[1])
+            return self._infix(sides[0], node.op.upper(), sides[1])
         if node.op == "not":
-            return self.complement(node.args[0])
+            return self._complement(node.args[0])
         if node.op == "is_null":
-            return self.boolean(sql.type_coerce(Grouping(self.value(node.args[0])), sql.Integer()).is_(sql.null()))
+            return self._boolean(sql.type_coerce(Grouping(self.value(node.args[0])), sql.Integer()).is_(sql.null()))
         if node.op == "ne":
-            return self.unequal(node)
-        raw = self.membership(node) if node.op == "in" else self.comparison(node)
-        return raw if filter or not _nullable(node) else self.is_true(raw)
+            return self._unequal(node)
+        raw = self._membership(node) if node.op == "in" else self._comparison(node)
+        return raw if filter or not _nullable(node) else self._is_true(raw)
 
-    def complement(self, node: Node) -> Element:
+    def _complement(self, node: Node) -> Element:
         raw = self.predicate(node, filter=True)
         if _may_be_null(node):
-            return self.infix(Grouping(raw), "IS NOT", TRUE)
-        return self.boolean(_prefixed("NOT", Grouping(raw)))
+            return self._infix(Grouping(raw), "IS NOT", TRUE)
+        return self._boolean(_prefixed("NOT", Grouping(raw)))
 
-    def unequal(self, node: Call) -> Element:
-        left, right = (self.aligned(argument, node.args) for argument in node.args)
+    def _unequal(self, node: Call) -> Element:
+        left, right = (self._aligned(argument, node.args) for argument in node.args)
         if not _nullable(node):
-            return self.infix(left, "<>", right)
-        return self.infix(Grouping(self.infix(left, "=", right)), "IS NOT", TRUE)
+            return self._infix(left, "<>", right)
+        return self._infix(Grouping(self._infix(left, "=", right)), "IS NOT", TRUE)
 
-    def comparison(self, node: Call) -> Element:
-        left, right = (self.aligned(argument, node.args) for argument in node.args)
+    def _comparison(self, node: Call) -> Element:
+        left, right = (self._aligned(argument, node.args) for argument in node.args)
         if not self._sqlite and node.op in semantics.ORDERINGS and node.args[0].type.base == "str":
-            right = self.in_c_order(right)
-        return self.infix(left, _COMPARISONS[node.op], right)
+            right = self._in_c_order(right)
+        return self._infix(left, _COMPARISONS[node.op], right)
 
-    def aligned(self, node: Node, beside: tuple[Node, ...]) -> Element:
+    def _aligned(self, node: Node, beside: tuple[Node, ...]) -> Element:
         """An operand of a comparison; on SQLite scaled integers of different scales are brought to one.
 
         What overflows there becomes a float beyond every integer, which still compares right.
         """
         element = self.operand(node)
         digits = max(argument.type.scale or 0 for argument in beside) - (node.type.scale or 0)
-        return Grouping(element.op("*")(sql.literal_column(str(10**digits)))) if digits and self._sqlite else element
+        return Grouping(element.op("*")(text(str(10**digits)))) if digits and self._sqlite else element
 
-    def in_c_order(self, element: Element) -> Element:
-        """An explicit collation wins over that of any column, and equals that of ensue's, so their indexes still serve."""
+    def _in_c_order(self, element: Element) -> Element:
+        """An explicit collation wins over that of any column, and equals that of ensue's, so their indexes still
+        serve."""
         return sql.type_coerce(Grouping(element.collate("C")), sql.Text())
 
-    def membership(self, node: Call) -> Element:
+    def _membership(self, node: Call) -> Element:
         subject, items = node.args
-        left = self.aligned(subject, node.args)
+        left = self._aligned(subject, node.args)
         if isinstance(items, Constant):
             if not items.value:
-                return self.boolean(sql.literal_column("FALSE"))
+                return self._boolean(text("FALSE"))
             values = [literal(value, items.type, self._dialect) for value in items.value]
-            return self.infix(left, "IN", sql.tuple_(*values))
+            return self._infix(left, "IN", sql.tuple_(*values))
         bound = self.parameter(cast("Parameter", items), ValueList(items.type))
         if not self._sqlite:
-            return self.infix(left, "=", sql.func.any(bound))
-        value: Element = sql.literal_column("value")
+            return self._infix(left, "=", sql.func.any(bound))
+        value: Element = text("value")
         if items.type.kind == "bytes":
             value = sql.func.unhex(value)
         chosen = sql.select(value).select_from(sql.func.json_each(bound).alias("items"))
-        return self.infix(left, "IN", chosen.scalar_subquery())
+        return self._infix(left, "IN", chosen.scalar_subquery())
 
-    def is_true(self, element: Element) -> Element:
-        return self.infix(Grouping(element), "IS", TRUE)
+    def _is_true(self, element: Element) -> Element:
+        return self._infix(Grouping(element), "IS", TRUE)
 
-    def boolean(self, element: Element) -> Element:
+    def _boolean(self, element: Element) -> Element:
         # SQLite has no booleans; typed as one, SQLAlchemy would compare it with 1 at every use.
         return sql.type_coerce(element, sql.Integer() if self._sqlite else sql.Boolean())
 
-    def infix(self, left: Element, operator: str, right: Element) -> Element:
-        return self.boolean(left.op(operator, precedence=5)(right))
+    def _infix(self, left: Element, operator: str, right: Element) -> Element:
+        return self._boolean(left.op(operator, precedence=5)(right))
 
     # --- Values -------------------------------------------------------------------------------------------------------
 
@@ -228,16 +240,16 @@ class _Lowering:
 
     def checked(self, node: Call) -> Element:
         if self._sqlite and _is_chain(node):
-            # An integer that overflows becomes a float, and what is computed from that one too: one test at the end is enough.
+            # An integer that overflows becomes a float, and so does what is computed from it: one test at the end.
             chain = self.chain(node)
             whole = sql.func.typeof(chain)
             overflow = sql.func.ensue_overflow(type_=sql.Integer())
             tested = sql.case(
-                (whole.op("<>")(sql.literal_column("'real'")), chain),
+                (whole.op("<>")(text("'real'")), chain),
                 else_=overflow,
             )
             return sql.type_coerce(tested, sql.Integer())
-        return sql.type_coerce(getattr(self, f"op_{node.op}")(node), raw_type(node.type, self._dialect))
+        return sql.type_coerce(getattr(self, f"_op_{node.op}")(node), raw_type(node.type, self._dialect))
 
     def chain(self, node: Node) -> Element:
         """Integer arithmetic on SQLite, without the test for overflow."""
@@ -248,30 +260,30 @@ class _Lowering:
             return Grouping(_prefixed("-", args[0]))
         if node.op == "cast":
             digits = (node.type.scale or 0) - (node.args[0].type.scale or 0)
-            return Grouping(args[0].op("*")(sql.literal_column(str(10**digits))))
+            return Grouping(args[0].op("*")(text(str(10**digits))))
         return Grouping(args[0].op(_ARITHMETIC[node.op])(args[1]))
 
-    def op_or_else(self, node: Call) -> Element:
+    def _op_or_else(self, node: Call) -> Element:
         return sql.func.coalesce(*(self.lower(argument, filter=False) for argument in node.args))
 
-    def op_concat(self, node: Call) -> Element:
+    def _op_concat(self, node: Call) -> Element:
         return self.operand(node.args[0]).op("||")(self.operand(node.args[1]))
 
-    def op_upper(self, node: Call) -> Element:
+    def _op_upper(self, node: Call) -> Element:
         if self._sqlite:
             return getattr(sql.func, f"ensue_{node.op}")(self.value(node.args[0]))
         raise DeclarationError(
             Problem(
                 "E0130",
-                f"`.{node.op}()` can't run inside PostgreSQL, where it could differ from Python's for letters beyond ASCII. "
-                f"Store it as a derived column, `Computed(lambda x: x.name.{node.op}())`, which is computed in Python when the "
-                "record is written, and compare that one.",
+                f"`.{node.op}()` can't run inside PostgreSQL, where it could differ from Python's for letters beyond "
+                f"ASCII. Store it as a derived column, `Computed(lambda x: x.name.{node.op}())`, which is computed in "
+                "Python when the record is written, and compare that one.",
             )
         )
 
-    op_lower = op_upper
+    _op_lower = _op_upper
 
-    def op_add(self, node: Call) -> Element:
+    def _op_add(self, node: Call) -> Element:
         left, right = (self.operand(argument) for argument in node.args)
         kind = node.type.kind
         if self._sqlite:
@@ -281,41 +293,36 @@ class _Lowering:
         result = left.op(_ARITHMETIC[node.op])(right)
         return self.fit_decimal(Grouping(result), node.type.scale or 0) if kind == "decimal" else result
 
-    op_sub = op_mul = op_add
+    _op_sub = _op_mul = _op_add
 
-    def op_neg(self, node: Call) -> Element:
+    def _op_neg(self, node: Call) -> Element:
         result = _prefixed("-", self.operand(node.args[0]))
         if node.type.kind == "decimal":
             return self.fit_decimal(Grouping(result), node.type.scale or 0)
-        # Adding zero: what Python negates to -0.0 compares equal, but PostgreSQL would order it no differently either.
         return result
 
-    def op_div(self, node: Call) -> Element:
+    def _op_div(self, node: Call) -> Element:
         left, right = (self.operand(argument) for argument in node.args)
         if all(_whole(argument) for argument in node.args):
             # Of two whole numbers or decimals the quotient can neither overflow nor vanish.
-            return left.op("/")(sql.func.nullif(right, sql.literal_column("0.0")))
+            return left.op("/")(sql.func.nullif(right, text("0.0")))
         if self._sqlite:
             return sql.func.ensue_float_div(left, right)
-        return left.op("/")(sql.func.nullif(right, sql.literal_column("0")))
+        return left.op("/")(sql.func.nullif(right, text("0")))
 
-    def op_shift(self, node: Call) -> Element:
+    def _op_shift(self, node: Call) -> Element:
         instant, micros = (self.operand(argument) for argument in node.args)
         if self._sqlite:
             return sql.func.ensue_shift(instant, micros)
-        shifted: Element = Grouping(instant.op("+")(micros.op("*")(sql.literal_column("INTERVAL '1 microsecond'"))))
+        shifted: Element = Grouping(instant.op("+")(micros.op("*")(text("INTERVAL '1 microsecond'"))))
         inside = shifted.op("BETWEEN")(
-            sql.literal_column(
-                "TIMESTAMPTZ '0001-01-01 00:00:00.000001+00' AND TIMESTAMPTZ '9999-12-31 23:59:59.999998+00'"
-            )
+            text("TIMESTAMPTZ '0001-01-01 00:00:00.000001+00' AND TIMESTAMPTZ '9999-12-31 23:59:59.999998+00'")
         )
         # Out of the years that Python knows: raises "timestamp out of range".
-        beyond = sql.func.to_timestamp(
-            sql.cast(sql.extract("epoch", shifted), sql.Double()) * sql.literal_column("1e18")
-        )
+        beyond = sql.func.to_timestamp(sql.cast(sql.extract("epoch", shifted), DOUBLE) * text("1e18"))
         return sql.case((shifted.is_(sql.null()), sql.null()), (inside, shifted), else_=beyond)
 
-    def op_cast(self, node: Call) -> Element:
+    def _op_cast(self, node: Call) -> Element:
         source = node.args[0]
         value = self.operand(source)
         if node.type.kind == "float":
@@ -326,10 +333,10 @@ class _Lowering:
         return self.fit_decimal(value, node.type.scale or 0)
 
     def to_float(self, value: Element, source: ValueType) -> Element:
-        real = sql.REAL() if self._sqlite else sql.Double()
+        real: TypeEngine[Any] = sql.REAL() if self._sqlite else DOUBLE
         if source.kind != "decimal":
             return sql.cast(value, real)
-        power = sql.literal_column(
+        power = text(
             f"{10 ** (source.scale or 0)}.0" if self._sqlite else f"CAST(1e{source.scale or 0} AS DOUBLE PRECISION)"
         )
         whole = value if self._sqlite else self.scaled(value, source.scale or 0)
@@ -337,12 +344,12 @@ class _Lowering:
 
     def rounded(self, value: Element, scale: int, lost: int) -> Element:
         if self._sqlite:
-            return sql.func.ensue_scaled_round(value, sql.literal_column(str(lost)))
-        power = sql.literal_column(f"1{'0' * scale}")
+            return sql.func.ensue_scaled_round(value, text(str(lost)))
+        power = text(f"1{'0' * scale}")
         big: Element = Grouping(value.op("*")(power))
         # PostgreSQL rounds halves away from zero; half of a half is no half, so this rounds them to even.
-        half = sql.func.abs(big.op("-")(sql.func.trunc(big))).op("=")(sql.literal_column("0.5"))
-        even = sql.func.round(big.op("/")(sql.literal_column("2"))).op("*")(sql.literal_column("2"))
+        half = sql.func.abs(big.op("-")(sql.func.trunc(big))).op("=")(text("0.5"))
+        even = sql.func.round(big.op("/")(text("2"))).op("*")(text("2"))
         whole: Element = sql.case((half, even), else_=sql.func.round(big))
         return sql.cast(whole, sql.BigInteger()).op("*")(self.unit(scale))
 
@@ -351,14 +358,14 @@ class _Lowering:
         return self.scaled(value, scale).op("*")(self.unit(scale))
 
     def scaled(self, value: Element, scale: int) -> Element:
-        return sql.cast(value.op("*")(sql.literal_column(f"CAST(1{'0' * scale} AS NUMERIC)")), sql.BigInteger())
+        return sql.cast(value.op("*")(text(f"CAST(1{'0' * scale} AS NUMERIC)")), sql.BigInteger())
 
     def unit(self, scale: int) -> Element:
-        return sql.literal_column("CAST(1 AS NUMERIC)" if scale == 0 else f"0.{'0' * (scale - 1)}1")
+        return text("CAST(1 AS NUMERIC)" if scale == 0 else f"0.{'0' * (scale - 1)}1")
 
 
 def _prefixed(operator: str, operand: Element) -> Element:
-    return cast("Element", sql.literal_column(operator).op("")(operand))
+    return cast("Element", text(operator).op("")(operand))
 
 
 def _is_chain(node: Call) -> bool:

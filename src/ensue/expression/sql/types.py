@@ -1,8 +1,8 @@
 """The SQLAlchemy type of every value type, the same for both databases.
 
-Decides how a column is declared, and that a user's own SQLAlchemy query over `app.metadata` reads and writes Python values.
-ensue's statements are compiled with these types but run without SQLAlchemy, by the codecs. Invariant: what SQLAlchemy and the
-codecs put into a column is identical.
+Decides how a column is declared, and that a user's own SQLAlchemy query over `app.metadata` reads and writes Python
+values. ensue's statements are compiled with these types but run without SQLAlchemy, by the codecs. Invariant: what
+SQLAlchemy and the codecs put into a column is identical.
 """
 
 from __future__ import annotations
@@ -49,21 +49,17 @@ class ValueColumn(TypeDecorator[Any]):
         super().__init__()
         self.value_type = value_type
 
-    @property
-    def _static_cache_key(self) -> Any:
-        return (ValueColumn, repr(self.value_type))
-
     def load_dialect_impl(self, dialect: SaDialect) -> TypeEngine[Any]:
         return dialect.type_descriptor(raw_type(self.value_type, dialect_name(dialect)))
 
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
-        # What is compared with a column is encoded as the column is; arithmetic on a scaled integer would not be right otherwise.
+        # What a column is compared with is encoded as the column is.
         return self
 
-    def bind_processor(self, dialect: SaDialect) -> Codec | None:
+    def bind_processor(self, dialect: SaDialect) -> Any:
         return _or_none(encoder(self.value_type, dialect_name(dialect)))
 
-    def result_processor(self, dialect: SaDialect, coltype: object) -> Codec | None:
+    def result_processor(self, dialect: SaDialect, coltype: object) -> Any:
         # SQLAlchemy's asyncpg engine decodes jsonb by itself unless told otherwise; the raw driver gives text.
         decode = decoder(self.value_type, dialect_name(dialect))
         return _or_none(decode)
@@ -82,19 +78,15 @@ class ValueList(TypeDecorator[Any]):
         super().__init__()
         self.value_type = value_type
 
-    @property
-    def _static_cache_key(self) -> Any:
-        return (ValueList, repr(self.value_type))
-
     def load_dialect_impl(self, dialect: SaDialect) -> TypeEngine[Any]:
         if dialect_name(dialect) == "sqlite":
             return dialect.type_descriptor(sa.Text())
         return dialect.type_descriptor(postgresql.ARRAY(raw_type(self.value_type, "postgresql")))
 
-    def bind_processor(self, dialect: SaDialect) -> Codec | None:
+    def bind_processor(self, dialect: SaDialect) -> Any:
         return _or_none(list_encoder(self.value_type, dialect_name(dialect)))
 
-    def result_processor(self, dialect: SaDialect, coltype: object) -> Codec | None:
+    def result_processor(self, dialect: SaDialect, coltype: object) -> Any:
         return None
 
 
