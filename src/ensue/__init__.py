@@ -19,6 +19,10 @@ from ensue.errors import (
     UsageError,
 )
 from ensue.expression.trace import Expr, match, now, total
+from ensue.integrations.aggregate import AggregatedIntegration
+from ensue.integrations.api import API, api
+from ensue.integrations.contract import Health, Integration
+from ensue.integrations.settings.environment import env
 from ensue.schema.computations.aggregate import AnyOf, Average, Count, EveryOf, Max, Min, Sum
 from ensue.schema.computations.computed import Computed
 from ensue.schema.computations.custom import SKIP, Custom
@@ -32,9 +36,13 @@ from ensue.schema.property import Property
 from ensue.schema.relation import Inverse, Many, Maybe, One, Ref, Through
 from ensue.schema.schema import Schema
 
+if TYPE_CHECKING:
+    from ensue.app import App
+    from ensue.engine.controller import Controller
+
 __version__ = "0.1.0"
 
-_LATER: dict[str, str] = {}
+_LATER: dict[str, str] = {"App": "ensue.app", "Controller": "ensue.engine.controller"}
 """Where the names live that are imported on first use."""
 
 
@@ -51,13 +59,17 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "API",
     "SKIP",
     "Activity",
+    "AggregatedIntegration",
     "AnyOf",
+    "App",
     "Average",
     "Computed",
     "ConstraintViolated",
     "Context",
+    "Controller",
     "Count",
     "Custom",
     "DeclarationError",
@@ -68,6 +80,8 @@ __all__ = [
     "EveryOf",
     "Expr",
     "Globals",
+    "Health",
+    "Integration",
     "Interaction",
     "InvalidValue",
     "Inverse",
@@ -97,7 +111,9 @@ __all__ = [
     "Transition",
     "Unavailable",
     "UsageError",
+    "api",
     "define_type",
+    "env",
     "match",
     "now",
     "side_effect",

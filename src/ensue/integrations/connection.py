@@ -1,0 +1,121 @@
+"""One client's connection, as integrations see it, and the buffer that keeps a slow client from holding up others.
+
+Decides how much may wait for one client and what happens beyond it; leaves the protocol on the wire to the server.
+Invariant: sending never waits for the client: what doesn't fit ends the connection, so that the client sees a gap and
+not a hole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from ensue.errors import Unavailable
+
+MESSAGES_MAX = 1_000
+BYTES_MAX = 4 * 1024 * 1024
+
+_ids = itertools.count(1)
+
+
+class ConnectionClosed(Unavailable):
+    """The client is gone, or was too slow; what was to be sent is lost to it."""
+
+    code = "E0420"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=False)
+
+
+@runtime_checkable
+class Connection(Protocol):
+    """A client that is connected now.
+
+    `id` is unique in the process, `user` is the user's record or None. Sending puts the message into the client's
+    buffer and returns; it raises `ConnectionClosed` when the client is gone or its buffer is full.
+    """
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def user(self) -> Any: ...
+
+    async def send_text(self, text: str, /) -> None: ...
+
+    async def send_json(self, message: object, /) -> None: ...
+
+
+class BufferedConnection:
+    """A `Connection` over a bounded buffer; a server task empties it with `pump`.
+
+    >>> connection = BufferedConnection(user=None)
+    >>> asyncio.run(connection.send_json({"hello": 1}))
+    >>> connection.waiting
+    1
+    """
+
+    def __init__(
+        self, *, user: Any, id: str | None = None, messages_max: int = MESSAGES_MAX, bytes_max: int = BYTES_MAX
+    ) -> None:
+        self.id = id if id is not None else f"connection-{next(_ids)}"
+        self.user = user
+        self.overflowed = False
+        self._messages_max = messages_max
+        self._bytes_max = bytes_max
+        self._waiting: deque[str] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many messages the client has not taken yet."""
+        return len(self._waiting)
+
+    async def send_text(self, text: str, /) -> None:
+        """Put `text` into the buffer. Raises `ConnectionClosed` if the connection ended or this message doesn't fit."""
+        if self._closed:
+            raise ConnectionClosed(f"{self._name()} is closed.")
+        self._bytes += len(text)
+        self._waiting.append(text)
+        self._changed.set()
+        if len(self._waiting) > self._messages_max or self._bytes > self._bytes_max:
+            found = f"{len(self._waiting)} messages and {self._bytes} characters"
+            self.overflowed = True
+            self.close()
+            raise ConnectionClosed(
+                f"{self._name()} takes its messages too slowly and was closed: {found} were waiting, "
+                f"{self._messages_max} and {self._bytes_max} are allowed. The client can connect again and read what "
+                f"it missed."
+            )
+
+    async def send_json(self, message: object, /) -> None:
+        """Put `message`, encoded as JSON, into the buffer."""
+        await self.send_text(msgspec.json.encode(message).decode())
+
+    def close(self) -> None:
+        """End the connection: nothing is accepted any more and `pump` returns; idempotent."""
+        self._closed = True
+        self._waiting.clear()
+        self._bytes = 0
+        self._changed.set()
+
+    async def pump(self, send: Callable[[str], Awaitable[None]]) -> None:
+        """Hand each message to `send`, in order, until `close()` or an overflow (then `overflowed` is true)."""
+        while not self._closed:
+            while self._waiting:
+                text = self._waiting.popleft()
+                self._bytes -= len(text)
+                await send(text)
+            self._changed.clear()
+            if not self._closed and not self._waiting:
+                await self._changed.wait()
+
+    def _name(self) -> str:
+        return f"Connection {self.id} (user {getattr(self.user, 'id', None)})"

@@ -1,0 +1,65 @@
+"""Where effects meet integrations: each side effect of a model as a target of delivery.
+
+Decides how a row of the effect table becomes the `Effect` that an integration's function is called with. Leaves when
+and how often to `ensue.effects`, and the payload's form to `engine.payload`. Invariant: a side effect is called with
+the event as it was when it was caused, however late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ensue.clock import Clock
+from ensue.effects.deliver import Delivery
+from ensue.effects.retry import Retry
+from ensue.effects.target import EffectRow, Target
+from ensue.engine.payload import decode_payload, encode_payload
+from ensue.schema.effect import Effect
+from ensue.schema.event import MutationEvent
+from ensue.schema.model import EffectModel, Model
+from ensue.store.driver import Driver
+from ensue.store.url import open_driver, parse_database_url
+
+
+def delivery_of(model: Model, driver: Driver, *, clock: Clock, worker_name: str, database: str) -> Delivery:
+    """The delivery of everything that `model` has side effects for, not started.
+
+    ``database` is the URL that `driver` is for.
+    """
+    return Delivery(
+        driver,
+        {name: target_of(model, effect) for name, effect in model.effects.items()},
+        clock=clock,
+        worker_name=worker_name,
+        heartbeat_driver=_heartbeat_driver(database),
+    )
+
+
+def target_of(model: Model, declared: EffectModel) -> Target:
+    """The handler and the limits of one side effect."""
+
+    async def handle(row: EffectRow) -> None:
+        event = decode_payload(model, row.payload)
+        await declared.content(Effect(event, event.record, row.key, row.attempt))
+
+    options = declared.options
+    retry = options["retry"]
+    return Target(
+        handle,
+        Retry(max_attempts=retry.max_attempts, max_age=retry.max_age),
+        timeout_seconds=options["timeout_seconds"],
+        concurrency=options["concurrency"],
+    )
+
+
+def after_commit_row(name: str, effect: Effect[Any]) -> EffectRow:
+    """The row that an effect with `delivery="after_commit"` would have, if it were in the table."""
+    event: MutationEvent[Any] = effect.event
+    return EffectRow(0, name, effect.key, event.record_name, event.record.id, encode_payload(event))
+
+
+def _heartbeat_driver(database: str) -> Callable[[], Driver] | None:
+    url = parse_database_url(database)
+    # A database in memory has no second way in; nobody else can take a lease of its either.
+    return None if url.in_memory else lambda: open_driver(url)
