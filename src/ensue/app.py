@@ -1,0 +1,322 @@
+"""The composition root: what an app is made of, and one run of it from configure to close.
+
+Decides the order of the phases and what a failure undoes; every phase itself lives in its own package and is imported
+only when an app runs. Invariants: an `App` never changes, all state is in its `AppRun`; an app has at most one run at
+a time; whatever a run opened is closed in reverse order, also when a later step fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ensue.clock import Clock, SystemClock
+from ensue.errors import UsageError
+from ensue.integrations.aggregate import flatten
+from ensue.integrations.api import API
+from ensue.integrations.contract import Health, Integration, Surroundings
+from ensue.integrations.handles import Handles
+from ensue.integrations.running.lifecycle import IntegrationSet
+from ensue.schema.entity import Entity, Globals
+from ensue.schema.interaction import Interaction
+from ensue.schema.schema import Schema
+from ensue.schema.written.names import suggestion
+
+if TYPE_CHECKING:
+    from ensue.effects.deliver import Delivery
+    from ensue.engine.controller import Commit, Controller
+    from ensue.plan.plan import Plan
+    from ensue.schema.model import Model
+    from ensue.store.driver import Driver
+
+DATABASE = "sqlite:///app.db"
+GRACE_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How an app runs this time.
+
+    `deliver`: deliver effects in this process. `setup`: set integrations up (without, only data is at hand). `env`:
+    the environment that settings are read from, `os.environ` by default. `clients` replace entered resources by full
+    name (`"channels.redis"`), `replace` whole integrations by namespace; `handles` are offered to integrations.
+    `database` is used in place of the app's.
+    """
+
+    deliver: bool = True
+    setup: bool = True
+    env: Mapping[str, str] | None = None
+    clients: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    replace: Mapping[str, Integration] = field(default_factory=dict[str, Integration])
+    handles: Mapping[str, object] = field(default_factory=dict[str, object])
+    clock: Clock = field(default_factory=SystemClock)
+    database: str | None = None
+    worker_name: str = "app"
+    grace_seconds: float = GRACE_SECONDS
+
+
+class App:
+    """An application: its declarations, its integrations and its database.
+
+    Entities that are reachable from those given are found. `database` is a URL (`sqlite:///app.db`,
+    `sqlite:///:memory:`, `postgresql://…`). An app is a value; entering it runs it.
+
+    >>> app = App(user=User, entities=[Post], integrations={"channels": RedisChannels()}, database="sqlite:///app.db")
+    >>> async with app:
+    ...     await app.controller.store.find(Post)
+    """
+
+    def __init__(
+        self,
+        *,
+        user: type[Entity] | None = None,
+        entities: Iterable[type[Entity]] = (),
+        interactions: Iterable[type[Interaction]] = (),
+        activities: Iterable[Any] = (),
+        globals: Iterable[type[Globals]] = (),
+        integrations: Mapping[str, Integration] | None = None,
+        database: str = DATABASE,
+    ) -> None:
+        self.user = user
+        self.entities = tuple(entities)
+        self.interactions = tuple(interactions)
+        self.activities = tuple(activities)
+        self.globals = tuple(globals)
+        self.integrations: Mapping[str, Integration] = MappingProxyType(dict(integrations or {}))
+        self.database = database
+        self._slot = _Slot()
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if "_slot" in self.__dict__:
+                raise UsageError(
+                    f"App.{name} can't be assigned: an App is a value. Make another App with the {name} that you want."
+                )
+            super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        from ensue.store.url import parse_database_url
+
+        return f"App(integrations={list(self.integrations)}, database={str(parse_database_url(self.database))!r})"
+
+    @property
+    def running(self) -> AppRun | None:
+        """The run that is under way, if there is one."""
+        run = self._slot.run
+        return run if run is not None and run.started else None
+
+    @property
+    def controller(self) -> Controller:
+        """Dispatches interactions; `controller.store` reads and writes. Raises `UsageError` unless the app runs."""
+        return self._current("controller").controller
+
+    @property
+    def model(self) -> Model:
+        """The frozen schema of the current run."""
+        return self._current("model").model
+
+    @property
+    def metadata(self) -> Any:
+        """The tables as SQLAlchemy `MetaData`, for queries, Alembic and other tools."""
+        return self._current("metadata").plan.metadata
+
+    def run(self, **options: Any) -> AppRun:
+        """One run, with the options of `RunOptions`; an async context manager.
+
+        `async with app` is `async with app.run()`.
+        """
+        return AppRun(self, RunOptions(**options))
+
+    async def freeze(self, *, env: Mapping[str, str] | None = None) -> Model:
+        """The frozen schema, after every `configure`, with no database opened and missing settings tolerated.
+
+        Ffor tools.
+        """
+        run = AppRun(self, RunOptions(env=env, setup=False))
+        async with AsyncExitStack() as stack:
+            self._slot.claim(run)
+            stack.callback(self._slot.release, run)
+            return await run.declare(stack)
+
+    def asgi(self) -> Any:
+        """An ASGI application that serves the app; its lifespan runs the app unless it runs already."""
+        from ensue.server.asgi import create_asgi
+
+        return create_asgi(self)
+
+    async def __aenter__(self) -> Self:
+        run = self.run()
+        await run.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run = self._slot.run
+        if run is not None:
+            await run.__aexit__(kind, error, trace)
+
+    def _current(self, what: str) -> AppRun:
+        run = self.running
+        if run is None:
+            raise UsageError(
+                f"app.{what} belongs to a running app, and this one is not running. Write `async with app:` around it."
+            )
+        return run
+
+
+class _Slot:
+    """Where an app's current run is: the one thing about an app that changes."""
+
+    def __init__(self) -> None:
+        self.run: AppRun | None = None
+
+    def claim(self, run: AppRun) -> None:
+        if self.run is not None:
+            raise UsageError(
+                "This app is running already: an App can be entered once at a time. Use `app.controller` of the "
+                "running one, or make "
+                "another App, with integrations of its own."
+            )
+        self.run = run
+
+    def release(self, run: AppRun) -> None:
+        if self.run is run:
+            self.run = None
+
+
+class AppRun:
+    """One run of an app: `controller`, `model`, `plan`, `driver`, `integrations`, `apis`, `handles`, `delivery`,
+    `clock`.
+
+    Entering it goes through configure, freeze, open, tables, setup and delivery; leaving it delivers what is in
+    flight, cleans up and closes. `reports` holds what should be known and stopped nothing.
+    """
+
+    controller: Controller
+    model: Model
+    plan: Plan
+    driver: Driver
+    delivery: Delivery
+    integrations: IntegrationSet
+    apis: Mapping[str, Mapping[str, API]]
+
+    def __init__(self, app: App, options: RunOptions) -> None:
+        self.app = app
+        self.options = options
+        self.clock = options.clock
+        self.handles = Handles()
+        self.started = False
+        self._stack: AsyncExitStack | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            slot = self.app._slot  # pyright: ignore[reportPrivateUsage] - the other half of this module
+            slot.claim(self)
+            stack.callback(slot.release, self)
+            await self.declare(stack)
+            await self._open(stack)
+            await self._connect(stack)
+            self._stack = stack.pop_all()
+        self.started = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stack, self._stack = self._stack, None
+        self.started = False
+        if stack is not None:
+            await stack.__aexit__(kind, error, trace)
+
+    @property
+    def reports(self) -> list[str]:
+        """What should be known and stopped nothing, such as a `configure` that took too long."""
+        return [str(problem) for problem in self.integrations.reports]
+
+    async def health(self) -> dict[str, Health]:
+        """How each integration is, by namespace."""
+        return await self.integrations.health()
+
+    async def declare(self, stack: AsyncExitStack) -> Model:
+        """The phases without I/O: settings, configure, freeze."""
+        from ensue.schema.freeze import freeze
+
+        options = self.options
+        for name, handle in options.handles.items():
+            self.handles.register(name, handle)
+        surroundings = Surroundings(self.handles, self.clock, options.clients)
+        self.integrations = IntegrationSet(_members(self.app, options.replace), surroundings)
+        self.integrations.attach()
+        stack.callback(self.integrations.detach)
+        self.integrations.resolve_settings(os.environ if options.env is None else options.env, complete=options.setup)
+        app = self.app
+        schema = Schema.collect(
+            user=app.user,
+            entities=app.entities,
+            interactions=app.interactions,
+            activities=app.activities,
+            globals=app.globals,
+        )
+        await self.integrations.configure(schema)
+        self.apis = self.integrations.apis()
+        self.model = freeze(schema, side_effects=self.integrations.side_effects())
+        return self.model
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """The database, its tables, and the controller over them."""
+        from ensue.engine.controller import Controller
+        from ensue.migrate.install import prepare_database
+        from ensue.plan.compile import compile_plan
+        from ensue.store.url import open_driver
+
+        self.driver = open_driver(self.options.database or self.app.database)
+        self.plan = compile_plan(self.model, self.driver.dialect)
+        await self.driver.open()
+        stack.push_async_callback(self.driver.close)
+        await prepare_database(self.plan, self.driver)
+        self.controller = Controller(plan=self.plan, driver=self.driver, clock=self.clock, model=self.model)
+
+    async def _connect(self, stack: AsyncExitStack) -> None:
+        """Integrations set up, then delivery, which calls them."""
+        from ensue.integrations.running.targets import delivery_of
+
+        if self.options.setup:
+            await self.integrations.setup(self.controller)
+            stack.push_async_callback(self.integrations.cleanup)
+        self.delivery = delivery_of(
+            self.model,
+            self.driver,
+            clock=self.clock,
+            worker_name=self.options.worker_name,
+            database=self.options.database or self.app.database,
+        )
+        self.controller.on_commit(self._committed)
+        stack.push_async_callback(self.delivery.stop, self.options.grace_seconds)
+        if self.options.deliver:
+            await self.delivery.start()
+
+    def _committed(self, commit: Commit) -> None:
+        from ensue.integrations.running.targets import after_commit_row
+
+        if commit.effects and self.options.deliver:
+            self.delivery.wake()
+        for name, effect in commit.after_commit:
+            self.delivery.run_after_commit(name, after_commit_row(name, effect))
+
+
+def _members(app: App, replace: Mapping[str, Integration]) -> dict[str, Integration]:
+    members = flatten(app.integrations)
+    for namespace, fake in replace.items():
+        if namespace not in members:
+            raise UsageError(
+                f"replace={{{namespace!r}: ...}} replaces nothing: the app has no integration of that namespace."
+                f"{suggestion(namespace, members)}"
+            )
+        members[namespace] = fake
+    return members

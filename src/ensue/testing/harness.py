@@ -1,0 +1,164 @@
+"""An app in a test: in memory, with the outside replaced, time held still, and effects delivered when the test says so.
+
+Decides what is replaced by default; the app itself runs as in production, through the same phases. Invariants: nothing
+is delivered but by `drain`; time moves only by `clock.advance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from ensue.app import App, AppRun
+from ensue.clock import ManualClock
+from ensue.errors import UsageError
+from ensue.integrations.connection import ConnectionClosed
+from ensue.integrations.contract import Integration
+from ensue.schema.interaction import Context
+from ensue.schema.written.names import suggestion
+from ensue.store.statement import Run, Statement, Work
+
+if TYPE_CHECKING:
+    from ensue.engine.controller import Controller
+    from ensue.schema.model import Model
+
+_PLACEHOLDER = {"sqlite": "?1", "postgresql": "$1"}
+
+
+class FakeConnection:
+    """A WebSocket connection whose client is the test.
+
+    ``sent` holds the decoded messages, `texts` the messages as they were.
+    """
+
+    def __init__(self, number: int, user: Any) -> None:
+        self.id = f"test-{number}"
+        self.user = user
+        self.texts: list[str] = []
+        self.closed = False
+
+    @property
+    def sent(self) -> list[Any]:
+        """What was sent, decoded from JSON."""
+        return [msgspec.json.decode(text) for text in self.texts]
+
+    async def send_text(self, text: str, /) -> None:
+        if self.closed:
+            raise ConnectionClosed(f"Connection {self.id} is closed.")
+        self.texts.append(text)
+
+    async def send_json(self, message: object, /) -> None:
+        await self.send_text(msgspec.json.encode(message).decode())
+
+
+class AppHarness:
+    """Runs `app` for a test; an async context manager.
+
+    `clients` replace what integrations enter, by full name; `replace` whole integrations by namespace; `env` is the
+    whole environment that settings are read from; `handles` are offered to integrations. `clock` is a `ManualClock`.
+
+    >>> async with AppHarness(app, clients={"channels.redis": MemoryBus()}) as harness:
+    ...     await harness.store.create(Message(text="hi", channel=channel))
+    ...     await harness.drain()
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        clients: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        replace: Mapping[str, Integration] | None = None,
+        handles: Mapping[str, object] | None = None,
+        clock: ManualClock | None = None,
+        database: str = "sqlite:///:memory:",
+    ) -> None:
+        self.app = app
+        self.clock = clock if clock is not None else ManualClock()
+        self._drained_at = self.clock.monotonic_seconds()
+        self._connections = 0
+        self.run: AppRun = app.run(
+            deliver=False,
+            env={} if env is None else env,
+            clients=clients or {},
+            replace=replace or {},
+            handles=handles or {},
+            clock=self.clock,
+            database=database,
+            worker_name="harness",
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.run.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.run.__aexit__(kind, error, trace)
+
+    @property
+    def controller(self) -> Controller:
+        """The app's controller."""
+        return self.run.controller
+
+    @property
+    def store(self) -> Any:
+        """The app's store."""
+        return self.run.controller.store
+
+    @property
+    def model(self) -> Model:
+        """The frozen schema."""
+        return self.run.model
+
+    def integration(self, namespace: str) -> Any:
+        """The integration of this namespace, as it runs."""
+        members = self.run.integrations.members
+        if namespace not in members:
+            raise UsageError(f"The app has no integration {namespace!r}.{suggestion(namespace, members)}")
+        return members[namespace]
+
+    async def drain(self, *, waiting: bool = False) -> None:
+        """Deliver every due effect, those that are caused by it included; with `waiting` also those that wait for a
+        retry.
+
+        What waits for a retry is due once `clock` was advanced past it. A failure is logged and kept with its effect,
+        as in production.
+        """
+        passed = self.clock.monotonic_seconds() - self._drained_at
+        self._drained_at = self.clock.monotonic_seconds()
+        if passed > 0:
+            await self.run.driver.write(_bring_forward(self.run.driver.dialect, int(passed * 1_000_000)))
+        await self.run.delivery.drain(waiting=waiting)
+
+    async def connect(self, user: Any = None) -> FakeConnection:
+        """A client of `user` (a record, or None) connects; raises what an `on_connect` callback raises."""
+        self._connections += 1
+        connection = FakeConnection(self._connections, user)
+        await self.run.handles.websockets.connected(connection)
+        return connection
+
+    async def disconnect(self, connection: FakeConnection) -> None:
+        """The client goes."""
+        connection.closed = True
+        await self.run.handles.websockets.disconnected(connection)
+
+    async def call(self, namespace: str, name: str, /, *, user: Any = None, **payload: Any) -> Any:
+        """Call an integration's API as a client would.
+
+        ``await harness.call("pictures", "query_status", user=ann, task_id=1)`.
+        """
+        apis = self.run.apis.get(namespace, {})
+        if name not in apis:
+            raise UsageError(f"There is no API call {namespace}/{name}.{suggestion(name, apis)}")
+        return await apis[name].call(Context(user=user, request=None, controller=self.controller), payload)
+
+
+def _bring_forward(dialect: str, micros: int) -> Work[None]:
+    """Let that much time pass for what waits: the table goes by the database's clock, which a test can't move."""
+    text = f"UPDATE ensue_effect SET available_at = available_at - {_PLACEHOLDER[dialect]} WHERE state = 'retry_wait'"
+    yield Run(Statement("harness.bring_forward", text), (micros,))
