@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ensue.errors import InternalError
 from ensue.expression import semantics
-from ensue.expression.nodes import Call, Column, Constant, Node, Parameter
+from ensue.expression.nodes import Call, Children, Column, Constant, Exists, Node, Parameter
 from ensue.expression.python import compile_function, evaluator, source
 from ensue.expression.sql import ValueColumn, compile_statement, lower
 
@@ -125,3 +125,18 @@ def test_a_users_own_query_encodes_and_decodes_as_ensue_does() -> None:
         found = connection.execute(sa.select(TABLE.c.price).where(TABLE.c.price > Decimal("1.49"))).scalar_one()
     engine.dispose()
     assert str(found) == "1.50"
+
+
+def test_exists_is_lowered_by_the_caller() -> None:
+    node = Exists((Children("Comment", "post"),), None, semantics.BOOL)
+    comment = sa.table("comment", sa.column("post_id"))
+
+    def exists(found: Exists) -> sa.ColumnElement[bool]:
+        assert found == node
+        return sa.exists(sa.literal_column("1")).where(TABLE.c.n == comment.c.post_id)
+
+    lowered = lower(call("not", node), lambda column: TABLE.c[column.field], "sqlite", exists, filter=True)
+    found = compile_statement(sa.select(TABLE.c.n).where(lowered), "sqlite", "x").statement.text
+    assert " ".join(found.split()) == (
+        "SELECT post.n FROM post WHERE NOT (EXISTS (SELECT 1 FROM comment WHERE post.n = comment.post_id))"
+    )
