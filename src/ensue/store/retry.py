@@ -1,8 +1,8 @@
 """How often and after which pauses work that lost a conflict is run again.
 
-Decides the number of attempts and the pauses (full jitter, so that two that collided don't collide again). Leaves to the caller
-what is safe to repeat: only whole transactions, never an explicit `transaction()` whose body it can't call again. Invariant: the
-number of attempts is bounded, and the last error is raised as it came.
+Decides the number of attempts and the pauses (full jitter, so that two that collided don't collide again). Leaves to
+the caller what is safe to repeat: only whole transactions, never an explicit `transaction()` whose body it can't call
+again. Invariant: the number of attempts is bounded, and the last error is raised as it came.
 """
 
 import asyncio

@@ -1,15 +1,15 @@
 """Who may use an open transaction, and what is nested in it: the part of `Session` that every driver shares.
 
-Decides ownership (the task that opened it, decision 9), savepoints, and that after a failed statement nothing but a rollback is
-accepted, on SQLite too, where the database would go on. Leaves the running of statements to the drivers. Invariant: what follows a
-failed statement is never committed unless a savepoint around the failure was rolled back.
+Decides ownership (the task that opened it, decision 9), savepoints, and that after a failed statement nothing but a
+rollback is accepted, on SQLite too, where the database would go on. Leaves the running of statements to the drivers.
+Invariant: what follows a failed statement is never committed unless a savepoint around the failure was rolled back.
 """
 
 import asyncio
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,7 +39,9 @@ class Transaction:
 
     def __str__(self) -> str:
         task = f"task {self.task.get_name()!r}" if self.task is not None else "no task"
-        where = f", in a transaction opened at {self.opened_at}" if self.opened_at is not None else ", in a single write"
+        where = (
+            f", in a transaction opened at {self.opened_at}" if self.opened_at is not None else ", in a single write"
+        )
         last = f", last statement {self.last.name}" if self.last is not None else ""
         return f"{task}{where}{last}"
 
@@ -52,7 +54,7 @@ class Transaction:
             "Let the error leave the transaction, or open a savepoint around what may fail."
         )
 
-    def succeeded(self, statement: Statement) -> None:
+    def recovered(self) -> None:
         """Told of each statement that succeeded after a failure, which can only be a rollback to a savepoint."""
         self.failure = None
 
@@ -115,7 +117,9 @@ class OwnedSession(ABC):
 
     def check_owner(self, doing: str) -> None:
         if self.closed:
-            raise UsageError(f"{_task_name()} {doing} a transaction that has ended ({self.transaction}). Open a new one.")
+            raise UsageError(
+                f"{_task_name()} {doing} a transaction that has ended ({self.transaction}). Open a new one."
+            )
         if asyncio.current_task() is not self.transaction.task:
             raise UsageError(
                 f"{_task_name()} {doing} a transaction that belongs to another task ({self.transaction}). "
@@ -125,6 +129,20 @@ class OwnedSession(ABC):
     @abstractmethod
     async def _drive(self, work: Work[T], *, shielded: bool) -> T:
         """Drive `work`; if `shielded`, to its end even when the task is cancelled meanwhile."""
+
+
+class ReadSession:
+    """What a `Call` of a `Driver.read` gets: more reads, as little in a transaction as the read itself."""
+
+    def __init__(self, read: Callable[[Work[Any]], Awaitable[Any]]) -> None:
+        self._read = read
+
+    async def run(self, work: Work[T]) -> T:
+        result: T = await self._read(work)
+        return result
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        raise UsageError("A savepoint was opened in a read, which has no transaction. Use `write` or `transaction`.")
 
 
 @dataclass(frozen=True, slots=True)

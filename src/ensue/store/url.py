@@ -1,13 +1,14 @@
 """From the text of a database URL to a driver.
 
-Decides which URLs are accepted, their defaults, and how a URL is shown; leaves connecting to the drivers, which are imported only
-when wanted. Invariant: a password is in `dsn` and nowhere else, so that neither repr nor an error message can show it.
+Decides which URLs are accepted, their defaults, and how a URL is shown; leaves connecting to the drivers, which are
+imported only when wanted. Invariant: a password is in `dsn` and nowhere else, so that neither repr nor an error
+message can show it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from typing import Any, Literal
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from ensue.errors import DeclarationError
 from ensue.store.driver import Dialect, Driver
@@ -119,7 +120,7 @@ def _sqlite(text: str, parts: SplitResult, options: dict[str, str]) -> DatabaseU
     synchronous = options.get("synchronous", "full")
     if synchronous not in _SYNCHRONOUS:
         raise DeclarationError(f"The database URL {text!r} has synchronous={synchronous!r}. {ACCEPTED}")
-    return DatabaseUrl("sqlite", text, path=path, synchronous=cast(Synchronous, synchronous))
+    return DatabaseUrl("sqlite", text, path=path, synchronous=synchronous)
 
 
 def _postgres(parts: SplitResult, options: dict[str, str]) -> DatabaseUrl:
@@ -130,9 +131,11 @@ def _postgres(parts: SplitResult, options: dict[str, str]) -> DatabaseUrl:
     except ValueError:
         pool = 0
     if pool < 1:
-        raise DeclarationError(f"The database URL {shown!r} has pool={options['pool']!r}; expected a number from 1. {ACCEPTED}")
+        raise DeclarationError(
+            f"The database URL {shown!r} has pool={options['pool']!r}; expected a number from 1. {ACCEPTED}"
+        )
     for_asyncpg = {name: value for name, value in options.items() if name != "pool"}
-    dsn = urlunsplit(parts._replace(scheme="postgresql", query=urlencode(for_asyncpg)))
+    dsn = _text(parts.netloc, parts.path, urlencode(for_asyncpg))
     return DatabaseUrl("postgresql", shown, dsn=dsn, pool=pool)
 
 
@@ -150,4 +153,9 @@ def _without_secrets(parts: SplitResult, options: dict[str, str]) -> str:
     netloc = f"{user}{colon and ':***'}{at}{host}"
     secrets = ("password", "sslpassword")
     query = urlencode({name: "***" if name in secrets else value for name, value in options.items()}, safe="*/:")
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
+    return _text(netloc, parts.path, query)
+
+
+def _text(netloc: str, path: str, query: str) -> str:
+    # urllib leaves out the slashes before an empty host, which asyncpg wants.
+    return f"postgresql://{netloc}{path}{query and '?'}{query}"

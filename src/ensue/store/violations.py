@@ -1,9 +1,10 @@
 """The errors by which a driver reports that the database refused a write, in the same words for every database.
 
-Decides codes, constraint names and messages. Leaves reading native errors to the drivers, and names of the schema (which column
-is which property) to the engine. Codes are `unique`, `reference`, `check`, `not_null`, and `invalid` for values that can't be
-stored. Invariant: `.constraint` of `unique` and `not_null` is `table(column,column)` in both databases; of `check` it is the name
-of the constraint; of `reference` it is `table(column)` where the database tells the column, the constraint's name or `""` else.
+Decides codes, constraint names and messages. Leaves reading native errors to the drivers, and names of the schema
+(which column is which property) to the engine. Codes are `unique`, `reference`, `check`, `not_null`, and `invalid` for
+values that can't be stored. Invariant: `.constraint` of `unique` and `not_null` is `table(column,column)` in both
+databases; of `check` it is the name of the constraint; of `reference` it is `table(column)` where the database tells
+the column, the constraint's name or `""` else.
 """
 
 from collections.abc import Sequence
@@ -25,17 +26,19 @@ def unique(table: str, columns: Sequence[str], *, name: str = "") -> ConstraintV
     """`name` is used only where the database tells no columns (an index over an expression)."""
     named = constraint_name(table, columns) if columns else name
     message = f"Another row has the same value of {', '.join(columns) or name}."
-    return ConstraintViolated("unique", message, constraint=named, fields={column: "is already taken" for column in columns})
+    return ConstraintViolated("unique", message, constraint=named, fields=dict.fromkeys(columns, "is already taken"))
 
 
-def reference(table: str = "", columns: Sequence[str] = (), *, name: str = "", removed: bool = False) -> ConstraintViolated:
+def reference(
+    table: str = "", columns: Sequence[str] = (), *, name: str = "", removed: bool = False
+) -> ConstraintViolated:
     """`removed`: the referenced row was to be deleted; else the row that refers names one that doesn't exist."""
     named = constraint_name(table, columns) if columns else name
     if removed:
         return ConstraintViolated("reference", f"Rows of {table} still refer to it.", constraint=named)
     what = f"{table}.{', '.join(columns)} refers" if columns else "The write refers"
     message = f"{what} to a row that does not exist, or removes one that others refer to."
-    return ConstraintViolated("reference", message, constraint=named, fields={column: "does not exist" for column in columns})
+    return ConstraintViolated("reference", message, constraint=named, fields=dict.fromkeys(columns, "does not exist"))
 
 
 def check(name: str) -> ConstraintViolated:
@@ -44,7 +47,9 @@ def check(name: str) -> ConstraintViolated:
 
 def not_null(table: str, column: str) -> ConstraintViolated:
     message = f"{column} of {table} needs a value."
-    return ConstraintViolated("not_null", message, constraint=constraint_name(table, [column]), fields={column: "is missing"})
+    return ConstraintViolated(
+        "not_null", message, constraint=constraint_name(table, [column]), fields={column: "is missing"}
+    )
 
 
 def overflow(column: str = "") -> InvalidValue:

@@ -1,13 +1,14 @@
 """What every database driver must do, as plain coroutine functions: `for case in CASES: await case(factory)`.
 
-Decides what "conforms" means; knows a driver only by `ensue.store.driver` and needs no test framework. `factory(wait_seconds=…)`
-gives a driver that is not open, on a database that is empty at the start of a case; `wait_seconds` bounds its waiting for a writer
-or connection. `SHARED_CASES` call the factory again for a second driver on the same database, which an in-memory one can't
-be. Invariant: a case ends with all that it opened closed, and raises `AssertionError` if the driver does not conform.
+Decides what "conforms" means; knows a driver only by `ensue.store.driver` and needs no test framework.
+`factory(wait_seconds=…)` gives a driver that is not open, on a database that is empty at the start of a case;
+`wait_seconds` bounds its waiting for a writer or connection. `SHARED_CASES` call the factory again for a second driver
+on the same database, which an in-memory one can't be. Invariant: a case ends with all that it opened closed, and
+raises `AssertionError` if the driver does not conform.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from ensue.errors import ConstraintViolated, EnsueError, InternalError, InvalidValue, Unavailable, UsageError
-from ensue.store.driver import Driver
+from ensue.store.driver import Driver, Session
 from ensue.store.statement import Call, Request, Run, Statement
 from ensue.store.transaction import current_session
 
@@ -59,7 +60,9 @@ class _Tables:
         self.all = self.of("parent.all", "SELECT id, n, t FROM parent ORDER BY id", rows=True)
         slow = "SELECT pg_sleep(20)"
         if sqlite:
-            slow = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3000000) SELECT max(x) FROM c"
+            slow = (
+                "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3000000) SELECT max(x) FROM c"
+            )
         self.slow = self.of("slow", slow, rows=True)
 
     def of(self, name: str, text: str, *, rows: bool = False) -> Statement:
@@ -81,7 +84,9 @@ def _many(statement: Statement, params: Sequence[Sequence[Any]]) -> Generator[Re
 
 
 @asynccontextmanager
-async def _opened(factory: Factory, *, wait_seconds: float = WAIT_SECONDS, rows: int = 1) -> AsyncIterator[tuple[Driver, _Tables]]:
+async def _opened(
+    factory: Factory, *, wait_seconds: float = WAIT_SECONDS, rows: int = 1
+) -> AsyncGenerator[tuple[Driver, _Tables]]:
     driver = factory(wait_seconds=wait_seconds)
     await driver.open()
     try:
@@ -214,7 +219,7 @@ async def a_call_runs_in_the_callers_task(factory: Factory) -> None:
     async with _opened(factory) as (driver, tables):
         seen: list[object] = []
 
-        async def function() -> str:
+        async def function(_: Session) -> str:
             await asyncio.sleep(0)
             seen.append(asyncio.current_task())
             return "answer"
@@ -235,7 +240,7 @@ async def a_call_runs_in_the_callers_task(factory: Factory) -> None:
 async def an_exception_in_a_call_is_raised_at_its_yield(factory: Factory) -> None:
     async with _opened(factory) as (driver, tables):
 
-        async def failing() -> None:
+        async def failing(_: Session) -> None:
             raise _Boom
 
         def catching() -> Generator[Request, Any, str]:
@@ -259,9 +264,8 @@ async def an_exception_in_a_call_is_raised_at_its_yield(factory: Factory) -> Non
 async def a_call_reads_inside_the_transaction_it_interrupts(factory: Factory) -> None:
     async with _opened(factory) as (driver, tables):
 
-        async def looking() -> list[Any]:
-            session = current_session(driver)
-            assert session is not None
+        async def looking(session: Session) -> list[Any]:
+            assert current_session(driver) is session
             await _raises(UsageError, driver.write(_do((tables.add, (1, 1)))))
             return await session.run(_do((tables.all, ())))
 
@@ -274,11 +278,19 @@ async def a_call_reads_inside_the_transaction_it_interrupts(factory: Factory) ->
             assert await session.run(work()) == [(1, 2, "x")]
         assert current_session(driver) is None
 
+        async def reading(session: Session) -> list[Any]:
+            return await session.run(_do((tables.all, ())))
+
+        def nested() -> Generator[Request, Any, list[Any]]:
+            return (yield Call(reading))
+
+        assert await driver.read(nested()) == [(1, 2, "x")]
+
 
 async def nothing_of_others_runs_during_a_call(factory: Factory) -> None:
     async with _opened(factory) as (driver, tables):
 
-        async def pausing() -> None:
+        async def pausing(_: Session) -> None:
             await asyncio.sleep(0.01)
 
         def work() -> Generator[Request, Any, None]:
@@ -335,7 +347,11 @@ async def values_round_trip(factory: Factory) -> None:
             columns += [
                 ("", "boolean", [True, False, None]),
                 ("", "numeric(38, 4)", [Decimal("1234567890123456789012345678901234.5678"), Decimal("-0.0001"), None]),
-                ("", "timestamptz", [datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 0, 0, 0, 999_999, tzinfo=UTC), None]),
+                (
+                    "",
+                    "timestamptz",
+                    [datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 0, 0, 0, 999_999, tzinfo=UTC), None],
+                ),
                 ("", "date", [date(1, 1, 1), date(9999, 12, 31), None]),
                 ("", "uuid", [UUID(int=0), UUID(int=2**128 - 1), None]),
                 ("", "jsonb", ['{"a": [1, null, "ä"]}', "null", '"x"', None]),
@@ -344,7 +360,9 @@ async def values_round_trip(factory: Factory) -> None:
             table, kind = f"value_{number}", sqlite if tables.sqlite else postgres
             strict = " STRICT" if tables.sqlite else ""
             big = "INTEGER" if tables.sqlite else "bigint"
-            await driver.script([Statement("value.create", f"CREATE TABLE {table} (id {big} PRIMARY KEY, v {kind}){strict}")])
+            await driver.script(
+                [Statement("value.create", f"CREATE TABLE {table} (id {big} PRIMARY KEY, v {kind}){strict}")]
+            )
             insert = tables.of("value.insert", f"INSERT INTO {table} (id, v) VALUES (%, %)")
             await driver.write(_many(insert, list(enumerate(values))))
             select = tables.of("value.all", f"SELECT v FROM {table} ORDER BY id", rows=True)
@@ -457,7 +475,7 @@ async def waiting_ends_with_an_error_that_names_the_holder(factory: Factory) -> 
 async def cancellation_leaves_nothing_open(factory: Factory) -> None:
     async with _opened(factory, wait_seconds=WAIT_SECONDS) as (driver, tables):
 
-        async def forever() -> None:
+        async def forever(_: Session) -> None:
             await asyncio.Event().wait()
 
         def in_call() -> Generator[Request, Any, None]:
@@ -467,7 +485,7 @@ async def cancellation_leaves_nothing_open(factory: Factory) -> None:
         async def in_body() -> None:
             async with driver.transaction() as session:
                 await session.run(_do((tables.add, (1, 1))))
-                await forever()
+                await forever(session)
 
         async def in_savepoint() -> None:
             async with driver.transaction() as session, session.savepoint():
@@ -509,7 +527,7 @@ async def cancellation_at_any_step_leaves_nothing_open(factory: Factory) -> None
 
 
 async def _transfer(driver: Driver, tables: _Tables) -> None:
-    async def pausing() -> None:
+    async def pausing(_: Session) -> None:
         await asyncio.sleep(0)
 
     def work() -> Generator[Request, Any, None]:
@@ -547,7 +565,9 @@ async def a_closed_driver_refuses_and_opens_again(factory: Factory) -> None:
         await _raises(Unavailable, driver.read(_do((tables.all, ()))))
         await _raises(Unavailable, driver.write(_do((tables.all, ()))))
         await driver.open()
-        await driver.script([Statement("x.drop", "DROP TABLE IF EXISTS x"), Statement("x.create", "CREATE TABLE x (n int)")])
+        await driver.script(
+            [Statement("x.drop", "DROP TABLE IF EXISTS x"), Statement("x.create", "CREATE TABLE x (n int)")]
+        )
         await driver.close()
         await driver.close()
 
@@ -555,7 +575,7 @@ async def a_closed_driver_refuses_and_opens_again(factory: Factory) -> None:
 async def closing_waits_for_what_runs(factory: Factory) -> None:
     async with _opened(factory) as (driver, tables):
 
-        async def pausing() -> None:
+        async def pausing(_: Session) -> None:
             await asyncio.sleep(0.1)
 
         def work() -> Generator[Request, Any, str]:

@@ -1,8 +1,9 @@
 """The PostgreSQL driver: asyncpg's pool, and generators driven with awaits.
 
-Decides connections and transactions (READ COMMITTED), and that a broken connection is thrown away rather than repaired. Rows are
-converted from asyncpg's records to tuples; jsonb comes and goes as text. Leaves errors to `postgres_errors.py` and notifications to
-`postgres_listen.py`. Invariant: a connection goes back to the pool outside of any transaction, or closed.
+Decides connections and transactions (READ COMMITTED), and that a broken connection is thrown away rather than
+repaired. Rows are converted from asyncpg's records to tuples; jsonb comes and goes as text. Leaves errors to
+`postgres_errors.py` and notifications to `postgres_listen.py`. Invariant: a connection goes back to the pool outside
+of any transaction, or closed.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from ensue.store.transaction import (
     COMMIT,
     ROLLBACK,
     OwnedSession,
+    ReadSession,
     Transaction,
     caller_origin,
     current_session,
@@ -205,14 +207,17 @@ class PostgresDriver:
             await self._release(connection)
         if version.major < VERSION_MIN:
             raise Unavailable(
-                f"The server of {self._url} is PostgreSQL {version.major}; ensue needs {VERSION_MIN} or later.", retryable=False
+                f"The server of {self._url} is PostgreSQL {version.major}; ensue needs {VERSION_MIN} or later.",
+                retryable=False,
             )
 
     async def _acquire(self, work: Work[Any] | None) -> Any:
         try:
             if self._pool is None:
                 raise Unavailable(f"The database {self._url} is not open.")
-            return await self._pool.acquire(timeout=self._wait_seconds)
+            # The connection behind the pool's proxy: the proxy is of no use once the connection is lost, not even to ask that.
+            proxy = await self._pool.acquire(timeout=self._wait_seconds)
+            return proxy._con  # pyright: ignore[reportPrivateUsage]
         except BaseException as error:
             if work is not None:
                 work.close()
@@ -227,11 +232,10 @@ class PostgresDriver:
             raise
 
     async def _release(self, connection: Any) -> None:
-        pool = self._pool
-        if pool is None:
-            # Closed meanwhile: the pool that is being closed waits for its connections.
-            pool = connection._holder._pool  # pyright: ignore[reportPrivateUsage]
-        await pool.release(connection)
+        proxy = connection._proxy  # pyright: ignore[reportPrivateUsage]
+        if proxy is not None:
+            # The holder's pool, as `close` has taken away ours while it waits for this.
+            await proxy._holder._pool.release(proxy)  # pyright: ignore[reportPrivateUsage]
 
     async def _begin(self, connection: Any, work: Work[Any] | None) -> None:
         try:
@@ -280,7 +284,7 @@ class PostgresDriver:
                     answer, error = await self._answer(connection, request, transaction), None
                 except GeneratorExit:
                     raise
-                except BaseException as failure:
+                except BaseException as failure:  # noqa: BLE001 - goes to the generator, whatever it is
                     error = failure
         except StopIteration as end:
             return end.value
@@ -316,17 +320,21 @@ class PostgresDriver:
         else:
             await connection.execute(statement.text, *params)
         if transaction is not None and failed:
-            transaction.succeeded(statement)
+            transaction.recovered()
         return rows
 
     async def _call(self, connection: Any, call: Call, transaction: Transaction | None) -> Any:
         """Await a callback with the transaction it interrupts as current session."""
-        if transaction is None or current_session(self) is not None:
-            return await call.function()
+        if transaction is None:
+            # On the same connection: waiting for another while holding this one could be waiting for each other.
+            return await call.function(ReadSession(lambda work: self._drive(connection, work, None)))
+        session = current_session(self)
+        if session is not None and session.transaction is transaction:
+            return await call.function(session)
         session = PostgresSession(self, transaction, connection)
         enter_session(self, session)
         try:
-            return await call.function()
+            return await call.function(session)
         finally:
             leave_session(session)
 

@@ -1,7 +1,7 @@
 """From asyncpg's errors to those of ensue.
 
-Decides by SQLSTATE; takes columns from the error's fields and detail, in which PostgreSQL names the columns of unique and foreign
-keys. Invariant: every exception has an answer; what is not known is an `InternalError`.
+Decides by SQLSTATE; takes columns from the error's fields and detail, in which PostgreSQL names the columns of unique
+and foreign keys. Invariant: every exception has an answer; what is not known is an `InternalError`.
 """
 
 import asyncio
@@ -41,7 +41,9 @@ def translate(error: BaseException, statement: Statement, shown: str) -> EnsueEr
 
 def lost(error: BaseException, doing: str, shown: str) -> Unavailable:
     """The server can't be reached, or the connection broke."""
-    unavailable = Unavailable(f"{doing} on {shown}: no connection ({type(error).__name__}: {error}). Is the server running?")
+    unavailable = Unavailable(
+        f"{doing} on {shown}: no connection ({type(error).__name__}: {error}). Is the server running?"
+    )
     unavailable.__cause__ = error
     return unavailable
 

@@ -1,7 +1,9 @@
-"""Hearing of the commits of other processes: a connection of its own that listens on channel `ensue` and comes back when it breaks.
+"""Hearing of the commits of other processes: a connection of its own that listens on channel `ensue` and comes back
+when it breaks.
 
-Decides when a connection counts as dead and how long to wait before the next. Leaves to the callback what a notification means.
-Invariant: after each reconnection the callback is told with `""`, since anything may have been missed.
+Decides when a connection counts as dead and how long to wait before the next. Leaves to the callback what a
+notification means. Invariant: after each reconnection the callback is told with `""`, since anything may have been
+missed.
 """
 
 import asyncio
@@ -60,7 +62,7 @@ class Listener:
             connection, ended = await self._listen_again()
             try:
                 self._callback("")
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - reported, and the listening goes on
                 self._report("The callback that hears of other processes' commits failed; listening goes on.", error)
 
     async def _probe_until(self, connection: Any, ended: asyncio.Event) -> None:
@@ -71,8 +73,9 @@ class Listener:
                 return None
             try:
                 await connection.execute("SELECT 1", timeout=PROBE_WAIT_SECONDS)
-            except Exception as error:
-                return self._report("The connection that listens for other processes' commits is gone; reconnecting.", error)
+            except Exception as error:  # noqa: BLE001 - any failure means a new connection
+                self._report("The connection that listens for other processes' commits is gone; reconnecting.", error)
+                return
 
     async def _listen_again(self) -> tuple[Any, asyncio.Event]:
         pause = PAUSE_FIRST_SECONDS
@@ -81,7 +84,7 @@ class Listener:
             await asyncio.sleep(random.uniform(pause / 2, pause))
             try:
                 return await self._listen()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - tried again for as long as it takes
                 if pause >= PAUSE_MAX_SECONDS:
                     self._report("Still no connection to listen for other processes' commits; trying again.", error)
             pause = min(PAUSE_MAX_SECONDS, pause * 2)

@@ -1,8 +1,9 @@
 """The SQLite driver: one writer lane, reader lanes for files, and the waiting of tasks for them.
 
-Decides which lane takes an errand, how long it may wait there, and that a cancelled task gets its `CancelledError` only when its
-work is rolled back or complete. Leaves the running to `sqlite_lane.py`. Invariants: what is written goes through the one writer;
-an in-memory database has only that one, so its reads wait for open transactions. Observers are called in the lanes' threads.
+Decides which lane takes an errand, how long it may wait there, and that a cancelled task gets its `CancelledError`
+only when its work is rolled back or complete. Leaves the running to `sqlite_lane.py`. Invariants: what is written goes
+through the one writer; an in-memory database has only that one, so its reads wait for open transactions. Observers are
+called in the lanes' threads.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from ensue.store.drivers.sqlite_lane import Errand, Lane
 from ensue.store.statement import Request, Run, Statement, Work
 from ensue.store.transaction import (
     OwnedSession,
+    ReadSession,
     Transaction,
     caller_origin,
     current_session,
@@ -256,22 +258,22 @@ class SqliteDriver:
         """Await the callback of a `Call`, with the errand's transaction as current session, and note its result."""
         call, transaction = errand.call, errand.transaction
         assert call is not None
-        session = None
-        if transaction is not None and current_session(self) is None:
-            session = SqliteSession(self, transaction)
+        session, entered = current_session(self), False
+        if transaction is not None and (session is None or session.transaction is not transaction):
+            session, entered = SqliteSession(self, transaction), True
             enter_session(self, session)
         try:
             if cancelled is not None:
                 raise cancelled
-            answer = await call.function()
+            answer = await call.function(session if transaction is not None else ReadSession(self.read))
         except GeneratorExit:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - goes to the generator, whatever it is
             errand.reply(None, error)
         else:
             errand.reply(answer, None)
         finally:
-            if session is not None:
+            if entered and session is not None:
                 leave_session(session)
 
     def _cut_off(self, errand: Errand) -> Unavailable:
@@ -307,7 +309,7 @@ class SqliteDriver:
                 seen, version = version, await self._version()
                 if version != seen:
                     callback("")
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - reported, and the watching goes on
                 message = f"Watching {self._url} for commits of other processes failed; it goes on."
                 loop.call_exception_handler({"message": message, "exception": error})
 

@@ -1,7 +1,8 @@
 """From SQLite's errors to those of ensue.
 
-Decides by the extended result code, and reads names from the message where SQLite gives them nowhere else. A foreign key's failure
-names neither table nor column. Invariant: every exception has an answer; what is not known is an `InternalError`.
+Decides by the extended result code, and reads names from the message where SQLite gives them nowhere else. A foreign
+key's failure names neither table nor column. Invariant: every exception has an answer; what is not known is an
+`InternalError`.
 """
 
 import re
@@ -59,7 +60,9 @@ def _translate(error: Exception, statement: Statement, shown: str) -> EnsueError
     if text == "integer overflow" or code == apsw.SQLITE_TOOBIG:
         return violations.overflow()
     if code in (apsw.SQLITE_BUSY, apsw.SQLITE_LOCKED):
-        return Conflict(f"{statement.name} on {shown}: another connection changed or locked the data meanwhile; run it again.")
+        return Conflict(
+            f"{statement.name} on {shown}: another connection changed or locked the data meanwhile; run it again."
+        )
     if code in _UNAVAILABLE:
         message = f"{statement.name} on {shown}: {_UNAVAILABLE[code]} ({text})."
         return Unavailable(message, retryable=code not in _NOT_RETRYABLE)

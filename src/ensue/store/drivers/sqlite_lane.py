@@ -1,11 +1,13 @@
 """One SQLite connection in a thread of its own, and the errands that event loops send there.
 
-Decides the order: first come first served, except that an open transaction has the lane for itself until it ends (others wait in
-`_backlog`). A generator is driven in the thread until it ends or yields a `Call`; then it is handed to its event loop, and comes
-back as an errand of its transaction. Leaves meaning and timeouts to `sqlite.py`. Invariants: an errand is answered exactly once per
-leg, after COMMIT if it ends a transaction; between errands no transaction is open except `_holder`'s.
+Decides the order: first come first served, except that an open transaction has the lane for itself until it ends
+(others wait in `_backlog`). A generator is driven in the thread until it ends or yields a `Call`; then it is handed to
+its event loop, and comes back as an errand of its transaction. Leaves meaning and timeouts to `sqlite.py`. Invariants:
+an errand is answered exactly once per leg, after COMMIT if it ends a transaction; between errands no transaction is
+open except `_holder`'s.
 
-Group commit fits in `_next`/`_serve`: errands that begin and end their transaction are independent of each other until answered.
+Group commit fits in `_next`/`_serve`: errands that begin and end their transaction are independent of each other until
+answered.
 """
 
 import asyncio
@@ -144,7 +146,7 @@ class Lane(threading.Thread):
         try:
             self._connection = self._connect()
             self._cursor = self._connection.cursor()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - answered to who opens
             self._post(self._opening, error=translate(error, OPEN, self._url.shown))
             return
         self._post(self._opening)
@@ -156,9 +158,9 @@ class Lane(threading.Thread):
         finally:
             self._finish()
 
-    def _connect(self) -> apsw.Connection:
+    def _connect(self) -> Any:
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-        connection = apsw.Connection(self._url.path, flags=flags, statementcachesize=STATEMENTS_CACHED)
+        connection: Any = apsw.Connection(self._url.path, flags=flags, statementcachesize=STATEMENTS_CACHED)
         connection.set_busy_handler(self._busy)
         if not self._url.in_memory and self._writes:
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
@@ -209,7 +211,7 @@ class Lane(threading.Thread):
                 return
             if errand.ends:
                 self._end(errand)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - answered to who waits, whatever it is
             if errand.ends:
                 self._rollback()
             self._post(errand, error=error)
@@ -234,7 +236,8 @@ class Lane(threading.Thread):
     def _end(self, errand: Errand) -> None:
         assert errand.transaction is not None
         if not errand.commits:
-            return self._rollback()
+            self._rollback()
+            return
         failure = errand.transaction.uncommittable()
         if failure is not None:
             raise failure
@@ -267,12 +270,14 @@ class Lane(threading.Thread):
                     return None
                 try:
                     answer, error = self._answer(request, transaction, observers), None
-                except Exception as failure:
+                except Exception as failure:  # noqa: BLE001 - translated, and raised in the generator
                     error = self._failed(request, failure, transaction)
         except StopIteration as end:
             return end.value
 
-    def _answer(self, request: Run, transaction: Transaction | None, observers: Sequence[Observer]) -> list[tuple[Any, ...]]:
+    def _answer(
+        self, request: Run, transaction: Transaction | None, observers: Sequence[Observer]
+    ) -> list[tuple[Any, ...]]:
         statement, params = request.statement, request.params
         if transaction is not None:
             transaction.last = statement
@@ -288,7 +293,7 @@ class Lane(threading.Thread):
         _refuse_nul(params)
         rows: list[tuple[Any, ...]] = self._cursor.execute(statement.text, params).fetchall()
         if transaction is not None and transaction.failure is not None:
-            transaction.succeeded(statement)
+            transaction.recovered()
         return rows
 
     def _refuse(self, transaction: Transaction, statement: Statement) -> None:
@@ -343,7 +348,8 @@ class Lane(threading.Thread):
             try:
                 errand.work.close()
             except RuntimeError as failure:
-                return self._post(errand, error=InternalError(f"Work did not end when the database was closed: {failure}"))
+                self._post(errand, error=InternalError(f"Work did not end when the database was closed: {failure}"))
+                return
         self._post(errand, error=error)
 
 

@@ -1,0 +1,165 @@
+"""What is particular to PostgreSQL: connections that break, servers that go, conflicts between transactions."""
+
+import asyncio
+import sys
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import pytest
+
+from ensue.errors import Conflict, DeclarationError, InvalidValue, Unavailable
+from ensue.store.driver import Driver
+from ensue.store.drivers import postgres, postgres_listen
+from ensue.store.retry import with_retry
+from ensue.store.statement import Request, Run, Statement
+from ensue.store.url import open_driver, parse_database_url
+from tests.services import PostgresServer
+
+CREATE = Statement("t.create", "CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL)")
+ROWS = Statement("t.rows", "INSERT INTO t VALUES (1, 0), (2, 0)")
+ADD = Statement("t.add", "UPDATE t SET n = n + 1 WHERE id = $1")
+ALL = Statement("t.all", "SELECT n FROM t ORDER BY id", rows=True)
+KILL = Statement(
+    "kill",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> $1",
+    rows=True,
+)
+PID = Statement("pid", "SELECT pg_backend_pid()", rows=True)
+
+
+def work(statement: Statement, params: Sequence[Any] = ()) -> Generator[Request, Any, Any]:
+    return (yield Run(statement, params))
+
+
+async def opened(url: str) -> Driver:
+    driver = open_driver(url)
+    await driver.open()
+    return driver
+
+
+async def kill_others(driver: Driver) -> None:
+    """End every connection to the database but the one that does it."""
+
+    def killing() -> Generator[Request, Any, None]:
+        ((pid,),) = yield Run(PID)
+        yield Run(KILL, (pid,))
+
+    await driver.read(killing())
+
+
+async def test_killed_connections_are_replaced(postgres_url: str) -> None:
+    driver, killer = await opened(postgres_url), await opened(postgres_url)
+    await driver.script([CREATE, ROWS])
+    with pytest.raises(Unavailable) as caught:
+        async with driver.transaction() as session:
+            await session.run(work(ADD, (1,)))
+            await kill_others(killer)
+            await session.run(work(ADD, (1,)))
+    assert caught.value.retryable
+    with pytest.raises(Unavailable, match="not known") as caught:
+        async with driver.transaction() as session:
+            await session.run(work(ADD, (1,)))
+            await kill_others(killer)
+    assert not caught.value.retryable
+    slow = asyncio.create_task(driver.write(work(Statement("slow", "SELECT pg_sleep(20)", rows=True))))
+    await asyncio.sleep(0.2)
+    await kill_others(killer)
+    with pytest.raises(Unavailable):
+        await slow
+    for _ in range(3):
+        await driver.write(work(ADD, (2,)))
+    assert await driver.read(work(ALL)) == [(0,), (3,)]
+    await driver.close()
+    await killer.close()
+
+
+async def test_a_server_that_goes_and_comes_back(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_listen, "PAUSE_MAX_SECONDS", 0.2)
+    url = postgres_server.url.replace("ensue@", "ensue:hunter2@")
+    driver, heard = await opened(url), asyncio.Event()
+    await driver.script([CREATE, ROWS])
+    payloads: list[str] = []
+    await driver.watch(lambda payload: (payloads.append(payload), heard.set()))
+    await asyncio.to_thread(postgres_server.kill)
+    for attempt in (driver.read(work(ALL)), driver.write(work(ADD, (1,))), opened(url)):
+        with pytest.raises(Unavailable) as caught:
+            await attempt
+        assert caught.value.retryable
+        assert f"127.0.0.1:{postgres_server.port}/postgres" in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+    await asyncio.to_thread(postgres_server.start)
+    await asyncio.wait_for(heard.wait(), 20)
+    assert payloads == [""]
+    heard.clear()
+    await driver.write(work(ADD, (1,)))
+    await driver.read(work(Statement("notify", "SELECT pg_notify('ensue', 'hello')", rows=True)))
+    await asyncio.wait_for(heard.wait(), 20)
+    assert payloads == ["", "hello"]
+    assert await driver.read(work(ALL)) == [(1,), (0,)]
+    await driver.close()
+
+
+async def test_deadlocks_are_conflicts_and_retried(postgres_url: str) -> None:
+    driver = await opened(postgres_url)
+    await driver.script([CREATE, ROWS])
+    met, attempts = asyncio.Barrier(2), 0
+
+    async def transfer(first: int, second: int) -> None:
+        nonlocal attempts
+        attempts += 1
+        async with driver.transaction() as session:
+            await session.run(work(ADD, (first,)))
+            if attempts <= 2:
+                await met.wait()
+            await session.run(work(ADD, (second,)))
+
+    results = await asyncio.gather(transfer(1, 2), transfer(2, 1), return_exceptions=True)
+    assert sorted(type(result) for result in results if result is not None) == [Conflict]
+    attempts = 0
+    await asyncio.gather(with_retry(lambda: transfer(1, 2)), with_retry(lambda: transfer(2, 1)))
+    assert attempts == 3
+    assert await driver.read(work(ALL)) == [(3,), (3,)]
+    await driver.close()
+
+
+async def test_changed_tables_do_not_break_cached_statements_for_long(postgres_url: str) -> None:
+    driver, other = await opened(f"{postgres_url}?pool=1"), await opened(postgres_url)
+    await driver.script([CREATE, ROWS])
+    everything = Statement("t.everything", "SELECT * FROM t WHERE id = $1", rows=True)
+    assert await driver.write(work(everything, (1,))) == [(1, 0)]
+    await other.script([Statement("t.alter", "ALTER TABLE t ADD COLUMN m bigint")])
+    assert await with_retry(lambda: driver.write(work(everything, (1,)))) == [(1, 0, None)]
+    await driver.close()
+    await other.close()
+
+
+async def test_sessions_are_set_up_alike(postgres_url: str) -> None:
+    driver = await opened(postgres_url)
+    for setting, expected in (("transaction_isolation", "read committed"), ("timezone", "UTC")):
+        assert await driver.write(work(Statement("show", f"SHOW {setting}", rows=True))) == [(expected,)]
+    nul = Statement("jsonb", "SELECT $1::jsonb ->> 'a'", rows=True)
+    with pytest.raises(InvalidValue):
+        await driver.read(work(nul, ('{"a": "\\u0000"}',)))
+    await driver.close()
+
+
+async def test_an_old_server_is_refused(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "VERSION_MIN", 99)
+    with pytest.raises(Unavailable, match="needs 99") as caught:
+        await opened(postgres_url)
+    assert not caught.value.retryable
+
+
+async def test_a_missing_database_or_account_is_not_retryable(postgres_url: str) -> None:
+    with pytest.raises(Unavailable, match="does not exist") as caught:
+        await opened(f"{postgres_url}_missing")
+    assert not caught.value.retryable
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    monkeypatch.delitem(sys.modules, "ensue.store.drivers.postgres")
+    with pytest.raises(DeclarationError, match=r"ensue\[postgres\]"):
+        open_driver(parse_database_url("postgresql://h/d"))
