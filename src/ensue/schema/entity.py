@@ -45,7 +45,11 @@ else:
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Property, One, Maybe))
-class Entity(Record, metaclass=EntityType):
+class Declared(Record, metaclass=EntityType):
+    """Above Entity for checkers alone: `id` of a class decorated itself would not be a constructor parameter."""
+
+
+class Entity(Declared):
     """A type of record.
 
     >>> class Post(Entity):
@@ -58,9 +62,7 @@ class Entity(Record, metaclass=EntityType):
     """
 
     if TYPE_CHECKING:
-        id: Property[int] = ...  # type: ignore[assignment]  # may be left out
-
-        def __init__(self, **values: Any) -> None: ...
+        id: Property[int] = Property(default=0)  # may be left out
 
     else:
 

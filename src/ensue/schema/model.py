@@ -1,8 +1,8 @@
 """The frozen schema: what `freeze` produces and everything later reads.
 
-A `Model` is one app's declarations after all names are resolved, all expressions typed and all checks passed. It is plain frozen
-data plus the user's own functions where the API says "called". Invariant: nothing in a model changes, and no later phase looks
-at a declaration class again except to make instances of it.
+A `Model` is one app's declarations after all names are resolved, all expressions typed and all checks passed. It is
+plain frozen data plus the user's own functions where the API says "called". Invariant: nothing in a model changes, and
+no later phase looks at a declaration class again except to make instances of it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ NO_DEFAULT = NoDefault()
 class Aggregate:
     """A count, sum, … over edges.
 
-    An edge is a row of `edge`. Its host is found by following the to-one links `host_path` from it (empty: the one row of a
-    Globals class). `where` and `value` are rooted at the edge row; a missing `where` is true. `match` of AnyOf/EveryOf is the
-    `value`. `hops` is the same route from the host's side, for reading.
+    An edge is a row of `edge`. Its host is found by following the to-one links `host_path` from it (empty: the one row
+    of a Globals class). `where` and `value` are rooted at the edge row; a missing `where` is true. `match` of
+    AnyOf/EveryOf is the `value`. `hops` is the same route from the host's side, for reading.
     """
 
     kind: AggregateKind
@@ -70,8 +70,9 @@ class Formula:
 class Trigger:
     """What moves a state machine: a change of `record` that satisfies `where` (new side; on delete the old one).
 
-    For an interaction `record` is the interaction's name, `change` is `"create"` and `event` is true: callbacks then get the
-    interaction itself, otherwise the `MutationEvent`. With `of`, an update counts only if one of those fields changed.
+    For an interaction `record` is the interaction's name, `change` is `"create"` and `event` is true: callbacks then
+    get the interaction itself, otherwise the `MutationEvent`. With `of`, an update counts only if one of those fields
+    changed.
     """
 
     record: str
@@ -83,7 +84,9 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class TransitionModel:
-    """From any of `sources` (`("*",)`: every state) to `target` when `trigger` happens, for the record(s) `record(event)` names."""
+    """From any of `sources` (`("*",)`: every state) to `target` when `trigger` happens, for the record(s)
+    `record(event)` names.
+    """
 
     sources: tuple[str, ...]
     target: str
@@ -94,7 +97,9 @@ class TransitionModel:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A state machine. `values` holds the value function of each state that has one; else the value is the state's name."""
+    """A state machine. `values` holds the value function of each state that has one; else the value is the state's
+    name.
+    """
 
     states: tuple[str, ...]
     initial: str
@@ -104,7 +109,9 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class EdgeUse:
-    """A collection that a Custom reads: a change of these columns of an edge row marks the host at the end of `host_path`."""
+    """A collection that a Custom reads: a change of these columns of an edge row marks the host at the end of
+    `host_path`.
+    """
 
     edge: str
     host_path: tuple[str, ...]

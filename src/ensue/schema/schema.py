@@ -116,9 +116,7 @@ class PropertySpec:
         """The computation, the app's own first."""
         member = self._draft.members[self._name]
         stated = cast("Computation[Any]", member) if isinstance(member, Computation) else None
-        return self._draft.computations.get(self._name) or (
-            cast("Computation[Any]", member) if isinstance(member, Computation) else None
-        )
+        return self._draft.computations.get(self._name) or stated
 
     def replace(self, value: Computation[Any]) -> None:
         """Let the property be computed by `value`, keeping its type."""
