@@ -1,0 +1,221 @@
+"""Write rows: insert, assign, delete, each with its images noted for propagation and its events handed to the state machines.
+
+Decides which statements a write takes and in which order rows are locked; leaves what follows from the change to `propagate` and
+`machines`. Invariant: an old image is read under the row's lock, and every write that goes to the database is noted, once.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ensue.engine.changes import note, note_created
+from ensue.engine.transaction import Transaction
+from ensue.engine.view import evaluate_rows
+from ensue.errors import Conflict, ConstraintViolated, InvalidValue, NotFound, Rejected
+from ensue.plan.plan import LockMode, RecordPlan, Referrer, Row
+from ensue.plan.writes import assign_statement, encode_rows
+from ensue.store.statement import Run, Statement, Work
+
+Assign = Callable[[list[Any]], None]
+"""Changes a row, given as a list, in place."""
+
+
+def insert_rows(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[list[Row]]:
+    """Insert admitted rows (id None: allot one), with the initial values of what derives from other records."""
+    yield from _allot_ids(tx, plan, drafts)
+    if plan.local is not None:
+        for draft in drafts:
+            plan.local(draft)
+    if plan.initial_view is not None:
+        yield from _initial_formulas(tx, plan, drafts)
+    rows: list[Row] = [tuple(draft) for draft in drafts]
+    yield from _insert(tx, plan, rows)
+    note_created(tx.pending, plan.name, rows)
+    return rows
+
+
+def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
+    unnamed = [draft for draft in drafts if draft[0] is None]
+    if len(unnamed) < len(drafts):
+        yield from tx.ids.reserve(plan.id_family, max(draft[0] for draft in drafts if draft[0] is not None))
+    if unnamed:
+        ids = yield from tx.ids.take(plan.id_family, len(unnamed), tx.frame.families)
+        for draft, id_ in zip(unnamed, ids, strict=True):
+            draft[0] = id_
+
+
+def _initial_formulas(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
+    assert plan.initial_view is not None
+    for position, evaluate in plan.initial_formulas:
+        values = yield from evaluate_rows(tx, plan.initial_view, drafts, evaluate)
+        for draft, value in zip(drafts, values, strict=True):
+            draft[position] = value
+
+
+def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row]) -> Work[None]:
+    statements = plan.statements
+    encode = plan.encode
+    encoded = rows if encode is None else [encode(row) for row in rows]
+    try:
+        if len(encoded) == 1:
+            yield Run(statements.insert_one, encoded[0])
+            return
+        for start in range(0, len(encoded), statements.insert_rows_max):
+            chunk = encoded[start : start + statements.insert_rows_max]
+            insert = statements.insert_many
+            yield Run(
+                insert if isinstance(insert, Statement) else insert(len(chunk)), encode_rows(tx.plan.dialect, chunk)
+            )
+    except ConstraintViolated as error:
+        if error.code == "unique" and error.constraint == f"{plan.table.name}(id)":
+            tx.ids.forget(plan.id_family)
+            raise Conflict(f"An id of {plan.name} was already in use; the block of ids was dropped.") from error
+        raise
+
+
+def lock_rows(tx: Transaction, plan: RecordPlan, ids: Sequence[int], mode: LockMode = "update") -> Work[list[Row]]:
+    """The current rows of `ids` (those that exist, by id), locked for writing."""
+    if len(ids) == 1:
+        found: list[Any] = yield Run(plan.statements.select[mode], (ids[0],))
+    else:
+        found = yield Run(plan.statements.select_many[mode], (id_list(tx, sorted(ids)),))
+    decode = plan.decode
+    return found if decode is None else [decode(row) for row in found]
+
+
+def id_list(tx: Transaction, ids: Iterable[int]) -> Any:
+    """Ids as the one parameter that a `…_many` statement takes."""
+    return list(ids) if tx.plan.dialect == "postgresql" else f"[{','.join(map(str, ids))}]"
+
+
+def assign_rows(tx: Transaction, plan: RecordPlan, rows: list[Row], assign: Assign) -> Work[list[tuple[Row, Row]]]:
+    """Change locked rows in place by `assign`, write what differs, and return the (old, new) pairs that do."""
+    pairs: list[tuple[Row, Row]] = []
+    for old in rows:
+        draft = list(old)
+        assign(draft)
+        if plan.local is not None:
+            plan.local(draft)
+        new = tuple(draft)
+        if new != old:
+            pairs.append((old, new))
+    yield from write_pairs(tx, plan, pairs)
+    return pairs
+
+
+def write_pairs(tx: Transaction, plan: RecordPlan, pairs: Sequence[tuple[Row, Row]]) -> Work[None]:
+    """Write the new side of locked rows where it differs from the old, in one statement, and note the changes."""
+    if not pairs:
+        return
+    width = len(plan.columns)
+    positions = tuple(i for i in range(1, width) if any(old[i] != new[i] for old, new in pairs))
+    yield from write_columns(tx, plan, positions, [new for _, new in pairs])
+    cached = tx.rows.get(plan.name)
+    for old, new in pairs:
+        note(tx.pending, plan.name, old, new)
+        if cached:
+            cached.pop(new[0], None)
+
+
+def write_columns(tx: Transaction, plan: RecordPlan, positions: tuple[int, ...], rows: Sequence[Row]) -> Work[None]:
+    """Set the columns at `positions` of the given rows to what the rows say."""
+    statement, bind = assign_statement(tx.plan, plan, positions, many=len(rows) > 1)
+    yield Run(statement, bind(rows))
+
+
+def delete_rows(tx: Transaction, plan: RecordPlan, ids: Sequence[int]) -> Work[list[Row]]:
+    """Delete records with what `on_delete` says of those that point at them; returns the rows that were deleted."""
+    rows = yield from lock_rows(tx, plan, ids, "delete")
+    yield from _delete_locked(tx, plan, rows, doomed={plan.name: {row[0] for row in rows}})
+    return rows
+
+
+def _delete_locked(tx: Transaction, plan: RecordPlan, rows: list[Row], *, doomed: dict[str, set[int]]) -> Work[None]:
+    if not rows:
+        return
+    for referrer in plan.referrers:
+        yield from _settle_referrer(tx, plan, referrer, [row[0] for row in rows], doomed=doomed)
+    yield Run(plan.statements.delete_many, (id_list(tx, [row[0] for row in rows]),))
+    cached = tx.rows.get(plan.name)
+    for row in rows:
+        note(tx.pending, plan.name, row, None)
+        if cached:
+            cached.pop(row[0], None)
+
+
+def _settle_referrer(
+    tx: Transaction, plan: RecordPlan, referrer: Referrer, ids: list[int], *, doomed: dict[str, set[int]]
+) -> Work[None]:
+    """Detach, delete or refuse the rows of another record type that point at rows about to go."""
+    other = tx.plan.records[referrer.record]
+    found: list[Any] = yield Run(referrer.select, (id_list(tx, ids),))
+    going = doomed.get(referrer.record, set())
+    rows = [row for row in (found if other.decode is None else map(other.decode, found)) if row[0] not in going]
+    if not rows:
+        return
+    match referrer.on_delete:
+        case "restrict":
+            raise Rejected(
+                "restricted",
+                f"{plan.name} {ids[0] if len(ids) == 1 else ids} can't be deleted: {len(rows)} {referrer.record} record(s) "
+                f"refer to it by {referrer.record}.{referrer.link}, first {rows[0][0]}. Delete or re-link them first, or declare "
+                f'on_delete="cascade" on that link.',
+            )
+        case "cascade":
+            doomed.setdefault(referrer.record, set()).update(row[0] for row in rows)
+            yield from _delete_locked(tx, other, rows, doomed=doomed)
+        case "detach":
+            yield from assign_rows(tx, other, rows, _set_null(referrer.position))
+
+
+def _set_null(position: int) -> Assign:
+    def assign(draft: list[Any]) -> None:
+        draft[position] = None
+
+    return assign
+
+
+def require(plan: RecordPlan, id_: int, rows: Sequence[Row]) -> Row:
+    """The one row that was asked for by id, or `NotFound`."""
+    if not rows:
+        raise NotFound(f"There is no {plan.name} with id {id_}.")
+    return rows[0]
+
+
+def writable_values(plan: RecordPlan, values: Mapping[str, Any]) -> dict[int, Any]:
+    """Values given to an update, checked and by position. Refuses unknown, derived and wrong ones, all at once."""
+    assigned: dict[int, Any] = {}
+    wrong: dict[str, str] = {}
+    for name, value in values.items():
+        normalise = plan.normalise.get(name)
+        if normalise is None:
+            wrong[name] = refusal(plan, name)
+            continue
+        try:
+            assigned[plan.index[name]] = normalise(value)
+        except (ValueError, TypeError) as error:
+            wrong[name] = str(error)
+    if wrong:
+        raise invalid(plan.name, wrong)
+    return assigned
+
+
+def refusal(plan: RecordPlan, name: str) -> str:
+    """Why a member can't be written."""
+    if name == "id":
+        return "an id never changes"
+    field = plan.model.fields.get(name)
+    if field is not None and field.computation is not None:
+        return (
+            f"is derived ({type(field.computation).__name__}, declared at {field.origin}) and can't be written; change what it "
+            "derives from, or create an event record that its state machine listens to"
+        )
+    if name in plan.model.fields or name in plan.model.links:
+        return f"is owned by the Transform that derives {plan.name} and can't be written; change the record it derives from"
+    known = ", ".join(sorted(plan.normalise))
+    return f"is no stored property or link of {plan.name}; there are: {known}"
+
+
+def invalid(record: str, wrong: Mapping[str, str]) -> Rejected:
+    """One error for all wrong values of a write."""
+    listed = "; ".join(f"{name}: {why}" for name, why in wrong.items())
+    return InvalidValue(f"{record} does not accept: {listed}.", fields=wrong)

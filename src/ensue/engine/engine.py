@@ -1,0 +1,191 @@
+"""Run engine work as transactions: one per call, or inside the one that the task has open; retried when it lost a conflict.
+
+Holds what lives as long as the app: plan, driver, id blocks, compiled reads. Announces every commit. Invariant: a transaction is
+used by the task that opened it, and nothing of a failed attempt survives into the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+
+from ensue.clock import Clock
+from ensue.engine.callbacks import current
+from ensue.engine.commit import Commit, finish, settle
+from ensue.engine.ids import IdBlocks
+from ensue.engine.read.reads import Reader
+from ensue.engine.transaction import Transaction
+from ensue.errors import Conflict, Unavailable, UsageError
+from ensue.plan.plan import Plan
+from ensue.store.driver import Driver
+from ensue.store.retry import with_retry
+from ensue.store.statement import Work
+
+T = TypeVar("T")
+Body = Callable[[Transaction], Work[T]]
+CommitListener = Callable[[Commit], None]
+
+
+class Engine:
+    """Plan × driver."""
+
+    def __init__(self, plan: Plan, driver: Driver, clock: Clock) -> None:
+        self.plan = plan
+        self.driver = driver
+        self.clock = clock
+        self.ids = IdBlocks(plan.dialect)
+        self.reader = Reader(plan.model, plan, plan.dialect, clock)
+        self.listeners: list[CommitListener] = []
+        self.announce = False
+
+    def begin(
+        self, *, now: datetime | None = None, capture: bool = False, prepared: dict[Any, Any] | None = None
+    ) -> Transaction:
+        """The state of a transaction about to start."""
+        return Transaction(
+            plan=self.plan,
+            ids=self.ids,
+            now=self.clock.now() if now is None else now,
+            reader=self.reader,
+            capture=capture,
+            announce=self.announce,
+            prepared={} if prepared is None else prepared,
+        )
+
+    async def write(self, body: Body[T], *, prepared: dict[Any, Any] | None = None) -> T:
+        """Run `body` in the task's transaction, or in one of its own which is retried when it lost a conflict."""
+        tx = current.get()
+        if tx is not None:
+            return await self.inside(tx, body)
+        now = self.clock.now()
+
+        async def attempt() -> T:
+            return await self.once(body, self.begin(now=now, prepared=prepared))
+
+        return await with_retry(attempt)
+
+    async def once(self, body: Body[T], tx: Transaction) -> T:
+        """Run `body` in a transaction of its own, once."""
+
+        def work() -> Work[tuple[T, Commit]]:
+            result = yield from body(tx)
+            return result, (yield from finish(tx))
+
+        try:
+            result, commit = await self.driver.write(work())
+        except BaseException:
+            tx.roll_back()
+            raise
+        self.committed(commit)
+        return result
+
+    async def inside(self, tx: Transaction, body: Body[T]) -> T:
+        """Run `body` in an open transaction that belongs to this task."""
+        if not tx.writable:
+            raise UsageError(
+                "A callback (allow, compute, initial, value, record) wrote through the store. Callbacks read; to change data return the "
+                "value, or derive it from an event that the callback's interaction stores."
+            )
+        return await session_of(tx).run(body(tx))
+
+    async def read(self, body: Callable[[Reader], Work[T]]) -> T:
+        """Run a read: inside the task's transaction with everything derived brought up to date, or on its own."""
+        tx = current.get()
+        if tx is None:
+            return await self.driver.read(body(self.reader))
+
+        def work() -> Work[T]:
+            yield from settle(tx)
+            return (yield from body(self.reader))
+
+        await open_lazily(tx)
+        return await session_of(tx).run(work())
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Group writes: one transaction, or a savepoint in the one that is open."""
+        tx = current.get()
+        if tx is not None:
+            async with self._savepoint(tx):
+                yield
+            return
+        tx = self.begin()
+        commit: Commit | None = None
+        try:
+            async with self.driver.transaction() as session:
+                tx.session = session
+                token = current.set(tx)
+                try:
+                    yield
+                finally:
+                    current.reset(token)
+                commit = await session.run(finish(tx))
+        except Conflict as error:
+            tx.roll_back()
+            raise Unavailable(
+                f"The transaction lost a conflict with another and was rolled back ({error}). Its body can't be run again from here: "
+                "put it into an async function and call `await store.run(function)`, which retries it.",
+                retryable=True,
+            ) from error
+        except BaseException:
+            tx.roll_back()
+            raise
+        self.committed(commit)
+
+    @asynccontextmanager
+    async def _savepoint(self, tx: Transaction) -> AsyncIterator[None]:
+        await self.inside(tx, settle)
+        session = session_of(tx)
+        depth = len(tx.frames)
+        try:
+            async with session.savepoint():
+                tx.push()
+                yield
+                await self.inside(tx, settle)
+        except BaseException:
+            while len(tx.frames) > depth:
+                tx.roll_back()
+            raise
+        tx.release()
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Await `work()` in a transaction, again from the start when it lost a conflict."""
+        if current.get() is not None:
+            async with self.transaction():
+                return await work()
+
+        async def attempt() -> T:
+            try:
+                async with self.transaction():
+                    return await work()
+            except Unavailable as error:
+                if isinstance(error.__cause__, Conflict):
+                    raise error.__cause__ from None
+                raise
+
+        return await with_retry(attempt)
+
+    def committed(self, commit: Commit) -> None:
+        """Tell everyone who follows commits."""
+        for listener in self.listeners:
+            listener(commit)
+
+
+def session_of(tx: Transaction) -> Any:
+    """The session of an open transaction; a transaction that is about to end has none."""
+    if tx.session is None:
+        raise UsageError(
+            "This code runs in a callback of a write that does not wait: the store can't be used from it. Make the callback async "
+            "(`async def`) and await the store's methods."
+        )
+    return tx.session
+
+
+async def open_lazily(tx: Transaction) -> None:
+    """Start the transaction of a dispatch whose guard reads, at its first read."""
+    opener = tx.opener
+    if opener is not None:
+        tx.opener = None
+        await opener()

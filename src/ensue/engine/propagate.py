@@ -1,0 +1,305 @@
+"""Propagate consolidated changes through the strata, until every derived column is right.
+
+One rule for create, update, delete, re-parenting and joint changes: evaluate each affected edge on its old side and on its new
+side, sum per host, drop what is zero. All derived columns of one host type in one stratum move in one UPDATE. Invariant: after
+`propagate`, nothing is pending and every derived column equals its definition over the rows as they are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ensue.engine.apply import id_list, lock_rows, write_columns
+from ensue.engine.changes import Changes, Images, merge, note
+from ensue.engine.customs import run_custom
+from ensue.engine.transaction import Transaction
+from ensue.engine.transforms import run_transform
+from ensue.engine.view import NEW, OLD, evaluate_rows, load_crossings
+from ensue.plan.plan import CustomStep, FormulaStep, Group, HostStep, Row, Step, TransformStep, View
+from ensue.store.statement import Run, Work
+
+Edges = dict[int, Images]
+Accumulators = dict[int, list[Any]]
+
+GLOBALS_ID = 1
+"""The id of the one row of a Globals class."""
+
+
+def propagate(tx: Transaction) -> Work[None]:
+    """Bring everything derived up to date with the pending changes, then fold them into the net changes of the frame.
+
+    What a step changes is noted among the pending changes themselves, so that later strata see one consolidated old and new
+    image of everything.
+    """
+    work = tx.pending
+    if not work:
+        return
+    listened = {name: dict(table) for name, table in work.items()} if tx.plan.derived_listeners else None
+    for stratum in tx.plan.strata:
+        for step in stratum:
+            if not step.sources.isdisjoint(work):
+                yield from _run_step(tx, step, work)
+    tx.pending = {}
+    if listened is not None:
+        _note_derived(tx, listened, work)
+    merge(tx.frame.net, work)
+
+
+def _note_derived(tx: Transaction, before: Changes, work: Changes) -> None:
+    """Keep what propagation itself changed on records that a state machine listens to; it is told of it before commit."""
+    for record in tx.plan.derived_listeners:
+        earlier = before.get(record, {})
+        for id_, (old, new) in work.get(record, {}).items():
+            start = earlier[id_][1] if id_ in earlier else old
+            if start != new:
+                note(tx.derived, record, start, new)
+
+
+def _run_step(tx: Transaction, step: Step, work: Changes) -> Work[None]:
+    match step:
+        case HostStep():
+            yield from _move_hosts(tx, step, work)
+        case FormulaStep():
+            yield from _assign_formulas(tx, step, work)
+        case CustomStep():
+            hosts = yield from _custom_hosts(tx, step, work)
+            yield from run_custom(tx, step, hosts, work)
+        case TransformStep():
+            edges = yield from affected(tx, step.view, work)
+            yield from run_transform(tx, step, edges, work)
+
+
+# --- Which edges ------------------------------------------------------------------------------------------------------
+
+
+def affected(tx: Transaction, view: View, work: Changes) -> Work[Edges]:
+    """The rows of `view.record` whose evaluation may differ between the old and the new side, with both images."""
+    edges: Edges = {}
+    positions = view.positions
+    for id_, (old, new) in work.get(view.record, {}).items():
+        if old is None or new is None or any(old[p] != new[p] for p in positions):
+            edges[id_] = (old, new)
+    for crossing in view.crossings:
+        changed = [
+            id_
+            for id_, (old, new) in work.get(crossing.record, {}).items()
+            if old is not None and new is not None and any(old[p] != new[p] for p in crossing.positions)
+        ]
+        if changed:
+            found: list[Any] = yield Run(crossing.lookup, (id_list(tx, sorted(changed)),))
+            decode = tx.plan.records[view.record].decode
+            for row in found if decode is None else map(decode, found):
+                edges.setdefault(row[0], (row, row))
+    return edges
+
+
+def gather(tx: Transaction, group: Group, work: Changes) -> Work[Accumulators]:
+    """The difference that the changes make to each host of a group, as accumulators; hosts that can't differ are left out."""
+    edges = yield from affected(tx, group.view, work)
+    if not edges:
+        return {}
+    resolve = None
+    if group.view.crossings:
+        resolve = yield from load_crossings(tx, group.view, work, edges.values())
+    accumulators: Accumulators = {}
+    contribute, plus, minus, change, fresh = group.contribute, group.plus, group.minus, group.change, group.fresh
+    for old, new in edges.values():
+        before = None if old is None else contribute(old, *resolve(old, OLD)) if resolve else contribute(old)
+        after = None if new is None else contribute(new, *resolve(new, NEW)) if resolve else contribute(new)
+        if before is not None and after is not None and before[0] == after[0]:
+            if before != after and after[0] is not None:
+                change(_accumulator(accumulators, after[0], fresh), before, after)
+            continue
+        if before is not None and before[0] is not None:
+            minus(_accumulator(accumulators, before[0], fresh), before)
+        if after is not None and after[0] is not None:
+            plus(_accumulator(accumulators, after[0], fresh), after)
+    return accumulators
+
+
+def _accumulator(accumulators: Accumulators, host: int, fresh: Any) -> list[Any]:
+    found = accumulators.get(host)
+    if found is None:
+        found = accumulators[host] = fresh()
+    return found
+
+
+# --- Hosts ------------------------------------------------------------------------------------------------------------
+
+
+def _move_hosts(tx: Transaction, step: HostStep, work: Changes) -> Work[None]:
+    gathered: list[Accumulators] = []
+    for group in step.groups:
+        gathered.append((yield from gather(tx, group, work)))
+    hosts = _hosts_to_move(step, gathered, work)
+    if not hosts:
+        return
+    plan = tx.plan.records[step.record]
+    need_images = step.needs_rows or (tx.capture and not step.globals)
+    losing = {
+        host
+        for group, found in zip(step.groups, gathered, strict=True)
+        for host in hosts
+        if _lost(group, found.get(host))
+    }
+    rows: dict[int, Row] = {}
+    if need_images or losing or (len(hosts) > 1 and tx.plan.dialect == "postgresql"):
+        rows = {row[0]: row for row in (yield from lock_rows(tx, plan, hosts))}
+        hosts = [host for host in hosts if host in rows]
+    if losing:
+        for group, found in zip(step.groups, gathered, strict=True):
+            yield from _reread(tx, group, found, step, rows)
+    updated = yield from _update_hosts(tx, step, hosts, gathered, returning=need_images)
+    for row in updated:
+        if rows[row[0]] != row:
+            note(work, step.record, rows[row[0]], row)
+    if not need_images:
+        tx.frame.touched.setdefault(step.record, set()).update(hosts)
+    cached = tx.rows.get(step.record)
+    if cached:
+        for host in hosts:
+            cached.pop(host, None)
+
+
+def _hosts_to_move(step: HostStep, gathered: list[Accumulators], work: Changes) -> list[int]:
+    changed = work.get(step.record, {})
+    hosts: set[int] = set()
+    for group, found in zip(step.groups, gathered, strict=True):
+        zero = group.fresh()
+        for host, accumulator in found.items():
+            images = changed.get(host)
+            if accumulator != zero and (images is None or images[1] is not None):
+                hosts.add(host)
+    return sorted(hosts)
+
+
+def _lost(group: Group, accumulator: list[Any] | None) -> bool:
+    """Whether something was retracted that a slot can't subtract."""
+    if accumulator is None or not group.reread_slots:
+        return False
+    return any(_retracted(accumulator[group.entry_of[i] + 1]) for i in group.reread_slots)
+
+
+def _retracted(loss: Any) -> bool:
+    return loss is not None and loss is not False
+
+
+def _reread(tx: Transaction, group: Group, found: Accumulators, step: HostStep, rows: dict[int, Row]) -> Work[None]:
+    """For hosts that may have lost an extremum (or subtract floats), read the slot anew, after the host is locked."""
+    dirty = [host for host in sorted(found) if host in rows and _must_reread(group, found[host], rows[host], tx, step)]
+    if not dirty or group.reread is None:
+        return
+    answers: list[Any] = yield Run(group.reread.statement, group.reread.bind({"ids": dirty}))
+    decode = group.reread_decode
+    by_host = {row[0]: row for row in (answers if decode is None else map(decode, answers))}
+    for host in dirty:
+        answer = by_host.get(host)
+        accumulator = found[host]
+        for n, slot in enumerate(group.reread_slots, start=1):
+            entry = group.entry_of[slot]
+            if group.slots[slot].kind == "exact":
+                accumulator[entry] = 0.0 if answer is None else answer[n]
+            else:
+                accumulator[entry] = None if answer is None else answer[n]
+            accumulator[entry + 1] = REPLACE
+
+
+def _must_reread(group: Group, accumulator: list[Any], row: Row, tx: Transaction, step: HostStep) -> bool:
+    index = tx.plan.records[step.record].index
+    dirty = False
+    for aggregate in group.aggregates:
+        for offset, slot in enumerate(aggregate.rule.slots):
+            at = aggregate.first_slot + offset
+            if slot.kind == "delta":
+                continue
+            entry = group.entry_of[at]
+            loss = accumulator[entry + 1]
+            if not _retracted(loss):
+                continue
+            if slot.kind == "exact":
+                dirty = True
+                continue
+            best, gain = row[index[aggregate.name]], accumulator[entry]
+            worse = best is not None and (loss >= best if slot.kind == "max" else loss <= best)
+            covered = gain is not None and best is not None and (gain >= best if slot.kind == "max" else gain <= best)
+            if worse and not covered:
+                dirty = True
+            else:
+                accumulator[entry + 1] = None
+    return dirty
+
+
+class _Replace:
+    """Marks a slot whose amount replaces the host's state."""
+
+
+REPLACE = _Replace()
+
+
+def _update_hosts(
+    tx: Transaction, step: HostStep, hosts: list[int], gathered: list[Accumulators], *, returning: bool
+) -> Work[list[Row]]:
+    if not hosts:
+        return []
+    vectors = [_vector(step, host, gathered) for host in hosts]
+    one = len(vectors) == 1
+    update = step.update_one if one else step.update_many
+    found: list[Any] = yield Run(
+        update.returning if returning else update.quiet, update.bind(vectors[0] if one else vectors)
+    )
+    decode = tx.plan.records[step.record].decode
+    return found if decode is None else list(map(decode, found))
+
+
+def _vector(step: HostStep, host: int, gathered: list[Accumulators]) -> list[Any]:
+    """The parameters for one host: its id, then per slot the amount and, where it can be replaced, whether it is."""
+    vector: list[Any] = [host]
+    for group, found in zip(step.groups, gathered, strict=True):
+        accumulator = found.get(host)
+        if accumulator is None:
+            accumulator = group.fresh()
+        for slot, entry in zip(group.slots, group.entry_of, strict=True):
+            vector.append(accumulator[entry])
+            if slot.kind != "delta":
+                vector.append(1 if accumulator[entry + 1] is REPLACE else 0)
+    return vector
+
+
+# --- Formulas and customs ---------------------------------------------------------------------------------------------
+
+
+def _assign_formulas(tx: Transaction, step: FormulaStep, work: Changes) -> Work[None]:
+    edges = yield from affected(tx, step.view, work)
+    rows = [new for _, new in edges.values() if new is not None]
+    if not rows:
+        return
+    plan = tx.plan.records[step.record]
+    values = yield from evaluate_rows(tx, step.view, rows, step.evaluate, work)
+    changed: list[Row] = []
+    for row, found in zip(rows, values, strict=True):
+        if any(row[position] != value for position, value in zip(step.columns, found, strict=True)):
+            draft = list(row)
+            for position, value in zip(step.columns, found, strict=True):
+                draft[position] = value
+            note(work, step.record, row, tuple(draft))
+            changed.append(tuple(draft))
+    if changed:
+        changed.sort()
+        yield from write_columns(tx, plan, step.columns, changed)
+        cached = tx.rows.get(step.record, {})
+        for row in changed:
+            cached.pop(row[0], None)
+
+
+def _custom_hosts(tx: Transaction, step: CustomStep, work: Changes) -> Work[Sequence[int]]:
+    edges = yield from affected(tx, step.view, work)
+    hosts = {id_ for id_, (_, new) in edges.items() if new is not None}
+    for group in step.edges:
+        touched = yield from affected(tx, group.view, work)
+        resolve = yield from load_crossings(tx, group.view, work, touched.values())
+        for old, new in touched.values():
+            for side, row in ((OLD, old), (NEW, new)):
+                if row is not None:
+                    hosts.add(group.contribute(row, *resolve(row, side))[0])
+    hosts.discard(None)  # pyright: ignore[reportArgumentType]  # an edge of no host gives None
+    gone = {id_ for id_, (_, new) in work.get(step.record, {}).items() if new is None}
+    return sorted(hosts - gone)

@@ -1,0 +1,232 @@
+"""`Store`: reading and writing records. Every write runs the reactive path; there is no other.
+
+Decides what the public calls accept; leaves what they do to `writes` and `read`, and transactions to `engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Never, TypeVar, cast, overload
+
+from ensue.engine import writes
+from ensue.engine.engine import Engine
+from ensue.engine.initials import prepare_initials
+from ensue.engine.read import reads
+from ensue.errors import DeclarationError, PlannedError, UsageError
+from ensue.expression.trace import Expr, Order, Path
+from ensue.plan.plan import RecordPlan, Row
+from ensue.schema.entity import Entity, Globals
+from ensue.schema.record import Record, record_values
+from ensue.schema.relation import Many
+
+E = TypeVar("E", bound=Entity)
+G = TypeVar("G", bound=Globals)
+V = TypeVar("V")
+Fields = Sequence[Any] | None
+Ordering = Expr[Any] | Order
+
+
+class Store:
+    """The records of one app: `controller.store`.
+
+    >>> post = await store.create(Post(title="x", author=User.ref(7)))  # doctest: +SKIP
+    >>> await store.update(Post, post.id, title="y")  # doctest: +SKIP
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # --- Reading --------------------------------------------------------------------------------------------------------
+
+    @overload
+    async def find(
+        self,
+        record: type[E],
+        where: Expr[bool] | None = ...,
+        /,
+        *,
+        fields: Fields = ...,
+        order_by: Sequence[Ordering] = ...,
+        limit: int | None = ...,
+        offset: int = ...,
+    ) -> list[E]: ...
+    @overload
+    async def find(
+        self,
+        record: str,
+        where: Expr[bool] | None = ...,
+        /,
+        *,
+        fields: Fields = ...,
+        order_by: Sequence[Any] = ...,
+        limit: int | None = ...,
+        offset: int = ...,
+    ) -> list[Any]: ...
+    async def find(
+        self,
+        record: Any,
+        where: Expr[bool] | None = None,
+        /,
+        *,
+        fields: Fields = None,
+        order_by: Sequence[Any] = (),
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Any]:
+        """The records that satisfy `where`, in one SQL statement, however deep `fields` go."""
+        return await self._engine.read(
+            lambda reader: reads.find(
+                reader, record, where, fields=fields, order_by=order_by, limit=limit, offset=offset
+            )
+        )
+
+    @overload
+    async def find_one(
+        self, record: type[E], where: Expr[bool] | None = ..., /, *, fields: Fields = ...
+    ) -> E | None: ...
+    @overload
+    async def find_one(self, record: str, where: Expr[bool] | None = ..., /, *, fields: Fields = ...) -> Any: ...
+    async def find_one(self, record: Any, where: Expr[bool] | None = None, /, *, fields: Fields = None) -> Any:
+        """The first record (by id) that satisfies `where`, or None."""
+        return await self._engine.read(lambda reader: reads.find_one(reader, record, where, fields=fields))
+
+    @overload
+    async def get(self, record: type[E], id: int, /, *, fields: Fields = ...) -> E: ...
+    @overload
+    async def get(self, record: str, id: int, /, *, fields: Fields = ...) -> Any: ...
+    async def get(self, record: Any, id: int, /, *, fields: Fields = None) -> Any:
+        """The record with that id. Raises NotFound."""
+        return await self._engine.read(lambda reader: reads.get(reader, record, id, fields=fields))
+
+    async def count(self, record: type[Entity] | str, where: Expr[bool] | None = None, /) -> int:
+        """How many records satisfy `where`."""
+        return await self._engine.read(lambda reader: reads.count(reader, record, where))
+
+    async def globals(self, record: type[G], /) -> G:
+        """The values of a Globals class."""
+        return await self._engine.read(lambda reader: reads.read_globals(reader, record))
+
+    def select(self, *_values: Expr[Any]) -> Never:
+        """Aggregates and groups over records; planned."""
+        raise PlannedError(
+            "store.select(…).group_by(…) is planned. Declare a Count, Sum, … or read the records with `find`; any SQLAlchemy query "
+            "over `app.metadata` works on the same tables."
+        )
+
+    # --- Writing --------------------------------------------------------------------------------------------------------
+
+    @overload
+    async def create(self, record: E, /) -> E: ...
+    @overload
+    async def create(self, record: str, /, **values: Any) -> Any: ...
+    async def create(self, record: Any, /, **values: Any) -> Any:
+        """Create a record; returns it with its id, its defaults and the initial values of what derives."""
+        if isinstance(record, str):
+            plan = self._plan(record)
+        else:
+            if values:
+                raise UsageError(
+                    "store.create(record, …) takes values only with a record type's name; give them to the record."
+                )
+            plan, values = self._instance(record)
+        (row,) = await self._create(plan, [values])
+        return plan.snapshot(row)
+
+    async def create_many(self, records: Iterable[E], /) -> list[E]:
+        """Create records of any types in one transaction and one propagation; returns them with their ids, in order."""
+        given = [self._instance(record) for record in records]
+        by_plan: dict[str, tuple[RecordPlan, list[Mapping[str, Any]]]] = {}
+        for plan, values in given:
+            by_plan.setdefault(plan.name, (plan, []))[1].append(values)
+        if len(by_plan) == 1:
+            ((plan, values),) = by_plan.values()
+            snapshot = plan.snapshot
+            return [snapshot(row) for row in await self._create(plan, values)]
+        created: dict[str, list[Row]] = {}
+        async with self.transaction():
+            for name, (plan, values) in by_plan.items():
+                created[name] = await self._create(plan, values)
+        following = {name: iter(rows) for name, rows in created.items()}
+        return [plan.snapshot(next(following[plan.name])) for plan, _ in given]
+
+    async def _create(self, plan: RecordPlan, values: Sequence[Mapping[str, Any]]) -> list[Row]:
+        if not values:
+            return []
+        if plan.awaits_initial:
+            prepared, drafts = await prepare_initials(self._engine, plan, values)
+            return await self._engine.write(
+                lambda tx: writes.create_drafts(tx, plan, [list(draft) for draft in drafts]), prepared=prepared
+            )
+        return await self._engine.write(lambda tx: writes.create_records(tx, plan, values))
+
+    async def update(self, record: type[Entity] | str, id: int, /, **values: Any) -> None:
+        """Set values of one record: plain, or expressions relative to the row (`score=Comment.score + 1`). Raises NotFound."""
+        plan = self._plan(record)
+        await self._engine.write(lambda tx: writes.update_record(tx, plan, _id(id), values))
+
+    async def update_many(self, record: type[Entity] | str, where: Expr[bool], /, **values: Any) -> int:
+        """Set values of every record that satisfies `where`; returns how many."""
+        plan = self._plan(record)
+        return await self._engine.write(lambda tx: writes.update_where(tx, plan, where, values))
+
+    async def delete(self, record: type[Entity] | str, id: int, /) -> None:
+        """Delete one record, with what `on_delete` says of those that refer to it. Raises NotFound."""
+        plan = self._plan(record)
+        await self._engine.write(lambda tx: writes.delete_record(tx, plan, _id(id)))
+
+    async def delete_many(self, record: type[Entity] | str, where: Expr[bool], /) -> int:
+        """Delete every record that satisfies `where`; returns how many."""
+        plan = self._plan(record)
+        return await self._engine.write(lambda tx: writes.delete_where(tx, plan, where))
+
+    async def link(self, relation: Many[E], host: Entity | int, item: E | int, /) -> None:
+        """Join two records by an n:n collection (`store.link(Post.tags, post, tag)`); does nothing if they are."""
+        plan, values = self._link(relation, host, item)
+        await self._engine.write(lambda tx: writes.link_records(tx, plan, values))
+
+    async def unlink(self, relation: Many[E], host: Entity | int, item: E | int, /) -> None:
+        """Part two records that an n:n collection joins. Raises NotFound if it doesn't."""
+        plan, values = self._link(relation, host, item)
+        await self._engine.write(lambda tx: writes.unlink_records(tx, plan, values))
+
+    # --- Transactions ---------------------------------------------------------------------------------------------------
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """Group writes: all or none. Nested, it is a savepoint. A conflict can't be retried from here; see `run`."""
+        return self._engine.transaction()
+
+    async def run(self, work: Callable[[], Awaitable[V]], /) -> V:
+        """Await `work()` in a transaction, and again from its start if it lost a conflict with another transaction."""
+        return await self._engine.run(work)
+
+    # --- What is meant --------------------------------------------------------------------------------------------------
+
+    def _plan(self, record: Any) -> RecordPlan:
+        return self._engine.plan.records[self._engine.reader.record(record).name]
+
+    def _instance(self, record: Any) -> tuple[RecordPlan, Mapping[str, Any]]:
+        if not isinstance(record, Record):
+            raise UsageError(
+                f"store.create takes a record, such as Post(title=…), or a name with values; got {type(record).__name__} {record!r}."
+            )
+        return self._plan(type(record)), record_values(record)
+
+    def _link(self, relation: Any, host: Any, item: Any) -> tuple[RecordPlan, dict[str, int]]:
+        if not isinstance(relation, Path) or not relation.root.record or len(relation.steps) != 1:
+            raise UsageError("link and unlink take a collection by its class, such as Post.tags.")
+        path = cast("Path", relation)
+        plan = self._plan(path.root.record)
+        collection = plan.model.collections.get(path.steps[0])
+        if collection is None:
+            raise DeclarationError(f"{plan.name}.{path.steps[0]} is no collection; link and unlink take an n:n one.")
+        name, near, far = writes.link_sides(plan, collection)
+        return self._engine.plan.records[name], {near: _id(host), far: _id(item)}
+
+
+def _id(given: Any) -> int:
+    if isinstance(given, Record):
+        return given.__ensue_id__()
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    raise UsageError(f"An id is an int (or a record that has one); got {type(given).__name__} {given!r}.")

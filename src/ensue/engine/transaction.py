@@ -1,0 +1,82 @@
+"""The state of one transaction: what changed and is not yet propagated, what changed in all, and what was read under lock.
+
+Savepoints stack it: pending changes are propagated before a savepoint is set or released, the net changes of a frame are folded
+into the one below on release and dropped on rollback, with every id block that was taken inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ensue.engine.changes import Changes, merge
+from ensue.engine.ids import IdBlocks
+from ensue.engine.read.reads import Reader
+from ensue.plan.plan import Plan, Row
+
+ROUNDS_MAX = 100
+"""How often events may cause events in one transaction before it counts as a loop."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """What a savepoint would have to forget."""
+
+    net: Changes = field(default_factory=dict[str, dict[int, Any]])
+    families: list[str] = field(default_factory=list[str])
+    captured: dict[tuple[str, int], Any] = field(default_factory=dict[tuple[str, int], Any])
+    touched: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One transaction of the engine; used by one task at a time."""
+
+    plan: Plan
+    ids: IdBlocks
+    now: datetime
+    reader: Reader
+    capture: bool = False  # keep the images of everything that changes, for `DispatchResult.changes`
+    pending: Changes = field(default_factory=dict[str, dict[int, Any]])
+    frames: list[Frame] = field(default_factory=lambda: [Frame()])
+    rows: dict[str, dict[int, Row]] = field(default_factory=dict[str, dict[int, Row]])
+    derived: Changes = field(
+        default_factory=dict[str, dict[int, Any]]
+    )  # what propagation changed, not yet told to machines
+    prepared: dict[Any, Any] = field(
+        default_factory=dict[Any, Any]
+    )  # values of Custom.initial: a retry does not call again
+    token: str = ""  # part of the keys of this transaction's effects
+    session: Any = None
+    writable: bool = True
+    opener: Callable[[], Awaitable[None]] | None = None  # starts it, when it has not been yet
+    announce: bool = False  # tell other processes of the commit
+
+    @property
+    def frame(self) -> Frame:
+        return self.frames[-1]
+
+    def push(self) -> None:
+        """A savepoint was set; everything pending has been propagated."""
+        self.frames.append(Frame())
+
+    def release(self) -> None:
+        """The innermost savepoint was released: what happened in it now belongs to the frame below."""
+        done = self.frames.pop()
+        below = self.frames[-1]
+        merge(below.net, done.net)
+        below.families.extend(done.families)
+        below.captured.update(done.captured)
+        for record, ids in done.touched.items():
+            below.touched.setdefault(record, set()).update(ids)
+
+    def roll_back(self) -> None:
+        """The innermost frame was rolled back: forget it, and everything that was remembered of the database meanwhile."""
+        done = self.frames.pop() if len(self.frames) > 1 else self.frames[0]
+        for family in done.families:
+            self.ids.forget(family)
+        self.pending = {}
+        self.derived = {}
+        self.rows.clear()

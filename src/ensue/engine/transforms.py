@@ -1,0 +1,143 @@
+"""Keep derived records: one (or several) per source record for a Transform over records, new ones for each interaction.
+
+Over records, an output is found by its source and slot, so it keeps its id while its source lives. Invariant: after a step, the
+outputs of every affected source are exactly what the mapping (or function) says of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ensue.engine.apply import delete_rows, id_list, insert_rows, invalid, write_pairs
+from ensue.engine.callbacks import invoke
+from ensue.engine.changes import Changes, Images
+from ensue.engine.transaction import Transaction
+from ensue.engine.view import NEW, load_crossings
+from ensue.errors import Rejected
+from ensue.plan.plan import RecordPlan, Row, TransformStep
+from ensue.plan.statements import Text
+from ensue.plan.tables import SLOT_COLUMN, SOURCE_COLUMN
+from ensue.plan.values import link_normaliser, normaliser
+from ensue.store.statement import Run, Statement, Work
+
+Outputs = dict[tuple[int, int], dict[str, Any]]
+"""(source id, slot) -> values by name."""
+
+
+def run_transform(tx: Transaction, step: TransformStep, edges: dict[int, Images], work: Changes) -> Work[None]:
+    """Create, update and delete the records derived from the affected sources."""
+    plan = tx.plan.records[step.record]
+    wanted = yield from _wanted(tx, step, edges, work)
+    existing = yield from _existing(tx, plan, [id_ for id_, (old, _) in edges.items() if old is not None])
+    gone = [row[0] for key, row in existing.items() if key not in wanted]
+    if gone:
+        yield from delete_rows(tx, plan, gone)
+    pairs: list[tuple[Row, Row]] = []
+    fresh: list[list[Any]] = []
+    for key, values in wanted.items():
+        row = existing.get(key)
+        if row is None:
+            fresh.append(_draft(tx, plan, key, values))
+        elif (changed := _changed(plan, row, values)) != row:
+            pairs.append((row, changed))
+    yield from write_pairs(tx, plan, pairs)
+    if fresh:
+        yield from insert_rows(tx, plan, fresh)
+
+
+def _wanted(tx: Transaction, step: TransformStep, edges: dict[int, Images], work: Changes) -> Work[Outputs]:
+    wanted: Outputs = {}
+    sources = [new for _, new in edges.values() if new is not None]
+    if step.evaluate is not None:
+        resolve = yield from load_crossings(tx, step.view, work, edges.values())
+        for row in sources:
+            wanted[row[0], 0] = dict(zip(step.fields, step.evaluate(row, *resolve(row, NEW)), strict=True))
+        return wanted
+    source = tx.plan.records[step.model.source]
+    assert step.model.function is not None
+    for row in sources:
+        result = yield from invoke(tx, step.model.function, source.snapshot(row))
+        for slot, values in enumerate(mappings(result, step.record)):
+            wanted[row[0], slot] = dict(values)
+    return wanted
+
+
+def mappings(result: Any, record: str) -> Sequence[Mapping[str, Any]]:
+    """What a transform's function gave, as a list of mappings."""
+    if result is None:
+        return ()
+    if isinstance(result, Mapping):
+        return (result,)  # pyright: ignore[reportUnknownVariableType]  # a user's mapping
+    if isinstance(result, list | tuple) and all(isinstance(item, Mapping) for item in result):  # pyright: ignore[reportUnknownVariableType]
+        return result  # pyright: ignore[reportUnknownVariableType]  # a user's mappings
+    raise Rejected(
+        "bad_transform",
+        f"The Transform that derives {record} gave {type(result).__name__} {result!r}; expected a mapping of values, a list of them, or None.",
+    )
+
+
+def _existing(tx: Transaction, plan: RecordPlan, sources: list[int]) -> Work[dict[tuple[int, int], Row]]:
+    if not sources:
+        return {}
+    found: list[Any] = yield Run(_by_source(tx, plan), (id_list(tx, sorted(sources)),))
+    position, slot = plan.index[SOURCE_COLUMN], plan.index[SLOT_COLUMN]
+    rows = found if plan.decode is None else map(plan.decode, found)
+    return {(row[position], row[slot]): row for row in rows}
+
+
+def _by_source(tx: Transaction, plan: RecordPlan) -> Statement:
+    key = (plan.name, "by_source")
+    statement = tx.plan.statements.get(key)
+    if statement is None:
+        text = Text(tx.plan.dialect)
+        listed = ", ".join(text.quote(column.column) for column in plan.columns)
+        where = text.in_ids(SOURCE_COLUMN)
+        sql = f"SELECT {listed} FROM {text.quote(plan.table.name)} WHERE {where} ORDER BY id{text.lock('update')}"
+        statement = tx.plan.statements[key] = Statement(f"{plan.table.name}.by_source", sql, rows=True)
+    return statement
+
+
+def _draft(tx: Transaction, plan: RecordPlan, key: tuple[int, int], values: Mapping[str, Any]) -> list[Any]:
+    given = {name: value for name, value in values.items() if name not in plan.normalise}
+    free = {name: value for name, value in values.items() if name in plan.normalise}
+    draft = plan.admit(free, tx.now)
+    for position, value in _owned(plan, given).items():
+        draft[position] = value
+    draft[plan.index[SOURCE_COLUMN]], draft[plan.index[SLOT_COLUMN]] = key
+    return draft
+
+
+def _changed(plan: RecordPlan, row: Row, values: Mapping[str, Any]) -> Row:
+    draft = list(row)
+    for position, value in _owned(plan, values).items():
+        draft[position] = value
+    if plan.local is not None:
+        plan.local(draft)
+    return tuple(draft)
+
+
+def _owned(plan: RecordPlan, values: Mapping[str, Any]) -> dict[int, Any]:
+    """Mapped values checked as any write's would be, by position."""
+    found: dict[int, Any] = {}
+    wrong: dict[str, str] = {}
+    for name, value in values.items():
+        check = _check_of(plan, name)
+        if check is None:
+            wrong[name] = f"is no stored property or link of {plan.name}"
+            continue
+        try:
+            found[plan.index[name]] = check(value)
+        except (ValueError, TypeError) as error:
+            wrong[name] = str(error)
+    if wrong:
+        raise invalid(plan.name, wrong)
+    return found
+
+
+def _check_of(plan: RecordPlan, name: str) -> Callable[[Any], Any] | None:
+    field = plan.model.fields.get(name)
+    if field is not None and field.computation is None:
+        return normaliser(field.type, optional=field.optional)
+    link = plan.model.links.get(name)
+    if link is not None:
+        return link_normaliser(link.target, frozenset({link.target}), optional=link.optional)
+    return None

@@ -1,0 +1,191 @@
+"""The write calls of the store as engine work: create, update, delete, by record and by condition, link and unlink.
+
+Each call is one event of its own for the state machines, with the image at that time; what derives from it waits until somebody
+reads or the transaction ends.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ensue.engine.apply import assign_rows, delete_rows, insert_rows, lock_rows, require, writable_values
+from ensue.engine.commit import capture_before_delete
+from ensue.engine.conditions import condition_ids, expression_values
+from ensue.engine.customs import fill_initial
+from ensue.engine.events import Event
+from ensue.engine.machines import run_machines
+from ensue.engine.propagate import propagate
+from ensue.engine.transaction import Transaction
+from ensue.errors import NotFound, Rejected, UsageError
+from ensue.expression.nodes import Children, Follow
+from ensue.plan.plan import RecordPlan, Row
+from ensue.schema.model import CollectionModel
+from ensue.store.statement import Work
+
+
+def create_records(tx: Transaction, plan: RecordPlan, values: Sequence[Mapping[str, Any]]) -> Work[list[Row]]:
+    """Create records from given values."""
+    refuse_owned(plan, "created")
+    return (yield from create_drafts(tx, plan, [plan.admit(item, tx.now) for item in values]))
+
+
+def create_drafts(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[list[Row]]:
+    """Create records from admitted rows, with their events."""
+    if plan.customs:
+        yield from _initials(tx, plan, drafts)
+    rows = yield from insert_rows(tx, plan, drafts)
+    if "create" in plan.triggers:
+        yield from run_machines(tx, [Event(plan, None, row) for row in rows])
+    return rows
+
+
+def _initials(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
+    """A Custom's `initial` sees the record with its id, so ids come first."""
+    unnamed = [draft for draft in drafts if draft[0] is None]
+    given = [draft[0] for draft in drafts if draft[0] is not None and (plan.name, "id", draft[0]) not in tx.prepared]
+    if given:
+        yield from tx.ids.reserve(plan.id_family, max(given))
+    if unnamed:
+        ids = yield from tx.ids.take(plan.id_family, len(unnamed), tx.frame.families)
+        for draft, id_ in zip(unnamed, ids, strict=True):
+            draft[0] = id_
+    for draft in drafts:
+        tx.prepared[plan.name, "id", draft[0]] = True
+    yield from fill_initial(tx, plan, drafts)
+
+
+def refuse_owned(plan: RecordPlan, verb: str) -> None:
+    """Records that derive from records, and the one row of a Globals class, are not written by hand."""
+    transform = plan.model.transform
+    if transform is not None and not transform.event:
+        raise Rejected(
+            "derived",
+            f"{plan.name} derives from {transform.source} by the Transform declared at {transform.origin} and can't be {verb} "
+            f"directly. Change the {transform.source} that it derives from.",
+        )
+    if plan.model.kind == "globals":
+        raise Rejected(
+            "derived",
+            f"{plan.name} is a Globals class: its one row can't be {verb}, its values derive from other records.",
+        )
+    if plan.model.kind == "event":
+        raise Rejected(
+            "derived",
+            f"{plan.name} is an interaction: its events can't be {verb} directly. Use `controller.dispatch(…)`.",
+        )
+
+
+def update_record(tx: Transaction, plan: RecordPlan, id_: int, values: Mapping[str, Any]) -> Work[None]:
+    """Update one record. Raises NotFound."""
+    assign = _assigner(tx, plan, values)
+    rows = yield from lock_rows(tx, plan, [id_])
+    require(plan, id_, rows)
+    yield from _assign(tx, plan, rows, assign)
+
+
+def _assigner(tx: Transaction, plan: RecordPlan, values: Mapping[str, Any]) -> Callable[[list[Any]], None]:
+    if plan.model.kind in ("globals", "event"):
+        refuse_owned(plan, "updated")
+    plain, computed = expression_values(tx, plan, values)
+    assigned = writable_values(plan, plain)
+
+    def assign(draft: list[Any]) -> None:
+        # All expressions see the row as it was, whatever order they are given in.
+        found = [(position, compute(draft)) for position, compute in computed]
+        for position, value in assigned.items():
+            draft[position] = value
+        for position, value in found:
+            draft[position] = value
+
+    return assign
+
+
+def _assign(tx: Transaction, plan: RecordPlan, rows: list[Row], assign: Callable[[list[Any]], None]) -> Work[None]:
+    pairs = yield from assign_rows(tx, plan, rows, assign)
+    if "update" in plan.triggers and pairs:
+        yield from run_machines(tx, [Event(plan, old, new) for old, new in pairs])
+
+
+def update_where(tx: Transaction, plan: RecordPlan, where: Any, values: Mapping[str, Any]) -> Work[int]:
+    """Update every record that satisfies a condition; returns how many."""
+    assign = _assigner(tx, plan, values)
+    ids = yield from condition_ids(tx, plan, where)
+    if not ids:
+        return 0
+    rows = yield from lock_rows(tx, plan, ids)
+    yield from _assign(tx, plan, rows, assign)
+    return len(rows)
+
+
+def delete_record(tx: Transaction, plan: RecordPlan, id_: int) -> Work[None]:
+    """Delete one record. Raises NotFound."""
+    deleted = yield from delete_ids(tx, plan, [id_])
+    if not deleted:
+        raise NotFound(f"There is no {plan.name} with id {id_}.")
+
+
+def delete_where(tx: Transaction, plan: RecordPlan, where: Any) -> Work[int]:
+    """Delete every record that satisfies a condition; returns how many."""
+    refuse_owned(plan, "deleted")
+    ids = yield from condition_ids(tx, plan, where)
+    return (yield from delete_ids(tx, plan, ids)) if ids else 0
+
+
+def delete_ids(tx: Transaction, plan: RecordPlan, ids: Sequence[int]) -> Work[int]:
+    """Delete records by id, with their events; returns how many there were."""
+    refuse_owned(plan, "deleted")
+    if tx.plan.delete_reach[plan.name]:
+        # Somebody will see the image of what goes: it must be up to date, derived columns included.
+        yield from propagate(tx)
+        yield from capture_before_delete(tx, plan.name, ids)
+    before = {name: set(tx.pending.get(name, ())) for name in tx.plan.delete_reach[plan.name]}
+    rows = yield from delete_rows(tx, plan, ids)
+    yield from run_machines(tx, _delete_events(tx, before))
+    return len(rows)
+
+
+def _delete_events(tx: Transaction, before: Mapping[str, set[int]]) -> list[Event]:
+    """The events of the records that went, were detached or went with them, of types that a machine listens to."""
+    events: list[Event] = []
+    for name, known in before.items():
+        plan = tx.plan.records[name]
+        if not plan.triggers:
+            continue
+        events.extend(
+            Event(plan, old, new)
+            for id_, (old, new) in tx.pending.get(name, {}).items()
+            if id_ not in known and old != new
+        )
+    return events
+
+
+# --- Links of an n:n --------------------------------------------------------------------------------------------------
+
+
+def link_sides(plan: RecordPlan, collection: CollectionModel) -> tuple[str, str, str]:
+    """(relation, its link to the host, its link to the item) of an n:n collection."""
+    if len(collection.hops) == 2:
+        first, second = collection.hops
+        if isinstance(first, Children) and isinstance(second, Follow):
+            return first.record, first.link, second.link
+    raise UsageError(
+        f"{plan.name}.{collection.name} is no n:n collection; link and unlink take one. For a 1:n relation set the other side's "
+        f"reference: `await store.update({collection.target}, id, …={plan.name}.ref(…))`."
+    )
+
+
+def link_records(tx: Transaction, relation: RecordPlan, values: Mapping[str, int]) -> Work[Row | None]:
+    """Create the link row, unless there is one."""
+    ids = yield from condition_ids(tx, relation, values)
+    if ids:
+        return None
+    (row,) = yield from create_records(tx, relation, [values])
+    return row
+
+
+def unlink_records(tx: Transaction, relation: RecordPlan, values: Mapping[str, int]) -> Work[None]:
+    """Delete the link row. Raises NotFound if there is none."""
+    ids = yield from condition_ids(tx, relation, values)
+    if not ids:
+        ends = " and ".join(f"{name} {id_}" for name, id_ in values.items())
+        raise NotFound(f"There is no {relation.name} between {ends}.")
+    yield from delete_ids(tx, relation, ids)

@@ -1,0 +1,239 @@
+"""Turn the values of a new record into its row: defaults, checks, initial values of what derives, local formulas.
+
+One generated function per record type: it tests the exact type of each value first and goes through the full check only when that
+fails, so a correct record costs little. Wrong values are reported all at once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ensue.errors import InvalidValue
+from ensue.expression.nodes import Column, columns
+from ensue.expression.python import compile_function, source
+from ensue.plan.plan import ColumnPlan
+from ensue.plan.strata import Heights
+from ensue.plan.values import INT_MAX, INT_MIN, Normalise, link_normaliser, normaliser, placeholder
+from ensue.schema.model import NO_DEFAULT, NOW, CustomModel, FieldModel, Formula, LinkModel, Machine, Model, RecordModel
+
+MISSING: Any = object()
+
+_FAST_TESTS = {
+    "str": "type(v) is str and v.isascii() and '\\0' not in v",
+    "int": f"type(v) is int and {INT_MIN} <= v <= {INT_MAX}",
+    "bool": "type(v) is bool",
+    "bytes": "type(v) is bytes",
+}
+
+Admit = Callable[[Mapping[str, Any], Any], list[Any]]
+
+
+def normalisers(model: Model, record: RecordModel) -> dict[str, Normalise]:
+    """The check of each member that a write may give, by name."""
+    owned = _owned(record)
+    found: dict[str, Normalise] = {}
+    for field in record.fields.values():
+        if field.computation is None and field.name not in owned:
+            found[field.name] = normaliser(field.type, optional=field.optional)
+    for link in record.links.values():
+        if link.name not in owned:
+            names = frozenset({link.target, model.records[link.target].cls.__name__})
+            found[link.name] = link_normaliser(link.target, names, optional=link.optional)
+    return found
+
+
+def _owned(record: RecordModel) -> frozenset[str]:
+    transform = record.transform
+    if transform is None or transform.event:
+        return frozenset()
+    return (
+        frozenset(record.fields) | frozenset(record.links)
+        if transform.mapping is None
+        else frozenset(transform.mapping)
+    )
+
+
+def compile_admit(record: RecordModel, plans: Sequence[ColumnPlan], checks: Mapping[str, Normalise]) -> Admit:
+    """The function from given values (and the transaction's instant) to a row as a list, id None unless given."""
+    index = {column.name: position for position, column in enumerate(plans)}
+    writer = _AdmitWriter(record, checks)
+    body = writer.lines(plans)
+    reject = _rejecter(record, checks, index)
+    constants: dict[str, Any] = {**writer.constants, "MISSING": MISSING, "reject": reject}
+    return compile_function("admit", ("values", "now"), body, constants)
+
+
+class _AdmitWriter:
+    def __init__(self, record: RecordModel, checks: Mapping[str, Normalise]) -> None:
+        self._record = record
+        self._checks = checks
+        self.constants: dict[str, Any] = {}
+
+    def lines(self, plans: Sequence[ColumnPlan]) -> list[str]:
+        lines = ["get = values.get", "used = 0", "try:"]
+        names: list[str] = []
+        for position, column in enumerate(plans):
+            name = f"c{position}"
+            names.append(name)
+            lines.extend(f"    {line}" for line in self._column(column, name))
+        lines += [
+            "except (ValueError, TypeError):",
+            "    raise reject(values) from None",
+            "if used != len(values):",
+            "    raise reject(values)",
+            f"return [{', '.join(names)}]",
+        ]
+        return lines
+
+    def constant(self, value: Any) -> str:
+        name = f"k{len(self.constants)}"
+        self.constants[name] = value
+        return name
+
+    def _column(self, column: ColumnPlan, name: str) -> Iterator[str]:
+        if column.role == "id":
+            yield f"{name} = get('id')"
+            yield f"if {name} is not None or 'id' in values:"
+            yield "    used += 1"
+            yield f"    if {name} is not None and (type({name}) is not int or not 0 < {name} <= {INT_MAX}): raise ValueError"
+        elif column.role in ("given", "link") and column.name in self._checks:
+            yield from self._given(column, name)
+        else:
+            yield f"{name} = {self._initial(column)}"
+
+    def _initial(self, column: ColumnPlan) -> str:
+        field = self._record.fields.get(column.name)
+        if field is not None and isinstance(field.computation, Machine | CustomModel | Formula):
+            return self._start(field, field.computation)
+        if field is not None and field.computation is None and field.default is not NO_DEFAULT:
+            return self._default_of(field, normaliser(field.type, optional=field.optional))
+        return "None" if column.initial is None else self.constant(column.initial)
+
+    def _start(self, field: FieldModel, computation: Machine | CustomModel | Formula) -> str:
+        """What a derived column holds until its computation has run: the default that it inherited, or its first value."""
+        if field.default is not NO_DEFAULT:
+            return self._default_of(field, normaliser(field.type, optional=field.optional))
+        if isinstance(computation, Machine):
+            function = computation.values.get(computation.initial)
+            if function is None:
+                return self.constant(normaliser(field.type, optional=True)(computation.initial))
+            return f"{self.constant(normaliser(field.type, optional=field.optional))}({self.constant(function)}(None, None))"
+        return "None" if field.optional else self.constant(placeholder(field.type))
+
+    def _default_of(self, field: FieldModel, check: Normalise) -> str:
+        default = field.default
+        if default is NOW:
+            return "now"
+        if callable(default):
+            return f"{self.constant(check)}({self.constant(default)}())"
+        return self.constant(check(default))
+
+    def _given(self, column: ColumnPlan, name: str) -> Iterator[str]:
+        check = self.constant(self._checks[column.name])
+        yield f"v = get({column.name!r}, MISSING)"
+        yield "if v is MISSING:"
+        yield f"    {name} = {self._default(column)}"
+        yield "else:"
+        yield "    used += 1"
+        fast = "type(v) is int" if column.role == "link" else _FAST_TESTS.get(column.type.kind)
+        yield f"    {name} = {check}(v)" if fast is None else f"    {name} = v if {fast} else {check}(v)"
+
+    def _default(self, column: ColumnPlan) -> str:
+        if column.role == "link":
+            return "None" if self._record.links[column.name].has_default else "reject.missing()"
+        default = self._record.fields[column.name].default
+        if default is NO_DEFAULT:
+            return "reject.missing()"
+        return self._default_of(self._record.fields[column.name], self._checks[column.name])
+
+
+def _rejecter(record: RecordModel, checks: Mapping[str, Normalise], index: Mapping[str, int]) -> Any:
+    class Rejecter:
+        """Builds the one error for all that is wrong with the values of a new record."""
+
+        def missing(self) -> Any:
+            raise ValueError
+
+        def __call__(self, values: Mapping[str, Any]) -> InvalidValue:
+            wrong = dict(_problems(record, checks, values))
+            listed = "; ".join(f"{name}: {why}" for name, why in wrong.items())
+            return InvalidValue(f"{record.name} does not accept: {listed}.", fields=wrong)
+
+    return Rejecter()
+
+
+def _problems(
+    record: RecordModel, checks: Mapping[str, Normalise], values: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        check = checks.get(name)
+        if check is None:
+            if name != "id":
+                yield name, _refusal(record, name, checks)
+            elif value is not None and (type(value) is not int or not 0 < value <= INT_MAX):
+                yield name, "an id is a positive 64-bit int"
+            continue
+        try:
+            check(value)
+        except (ValueError, TypeError) as error:
+            yield name, str(error)
+    for name in checks:
+        if name not in values and _is_required(record, name):
+            yield name, "is required"
+
+
+def _is_required(record: RecordModel, name: str) -> bool:
+    link: LinkModel | None = record.links.get(name)
+    return not link.has_default if link is not None else record.fields[name].default is NO_DEFAULT
+
+
+def _refusal(record: RecordModel, name: str, checks: Mapping[str, Normalise]) -> str:
+    field = record.fields.get(name)
+    if field is not None and field.computation is not None:
+        return (
+            f"is derived (declared at {field.origin}) and can't be given; change what it derives from, or create an event "
+            "record that its state machine listens to"
+        )
+    if name in record.fields or name in record.links:
+        return f"is owned by the Transform that derives {record.name}; change the record it derives from"
+    return f"is no stored property or link of {record.name}; there are: {', '.join(sorted(checks))}"
+
+
+def compile_local(
+    heights: Heights, record: RecordModel, plans: Sequence[ColumnPlan]
+) -> tuple[Callable[[list[Any]], None] | None, frozenset[int]]:
+    """A function that recomputes, in a row given as a list, the formulas over its own stored columns; and the columns they read."""
+    index = {column.name: position for position, column in enumerate(plans)}
+    local = [
+        (field.name, field.computation.value)
+        for field in record.fields.values()
+        if isinstance(field.computation, Formula) and heights.is_local(record.name, field.computation.value)
+    ]
+    if not local:
+        return None, frozenset()
+    constants: dict[str, Any] = {}
+    ordered = _by_dependency(local)
+
+    def column(node: Column) -> str:
+        return f"row[{index[node.field]}]"
+
+    lines = [f"row[{index[name]}] = {source(value, column, constants)}" for name, value in ordered]
+    inputs = frozenset(index[node.field] for _, value in ordered for node in columns(value))
+    return compile_function("local", ("row",), lines, constants), inputs
+
+
+def _by_dependency(local: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Formulas ordered so that one that reads another comes after it."""
+    values = dict(local)
+    ordered: dict[str, Any] = {}
+
+    def visit(name: str) -> None:
+        if name in ordered:
+            return
+        for node in columns(values[name]):
+            if node.field in values:
+                visit(node.field)
+        ordered[name] = values[name]
+
+    for name in values:
+        visit(name)
+    return list(ordered.items())

@@ -1,0 +1,138 @@
+"""Order derived columns by what they read: the dependency graph on columns, and each column's height in it.
+
+A stored column has height 0, and so has a formula over stored columns of its own row (it is computed with the write) and a state
+machine (it moves with the event). Every other derived column is one higher than the highest column it reads. Aggregates of a
+Globals class come after all others. Invariant: a step of stratum s reads only columns of strata below s.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ensue.errors import InternalError
+from ensue.expression.nodes import Node, columns
+from ensue.schema.model import Aggregate, CustomModel, FieldModel, Formula, Machine, Model
+
+EXISTENCE = "*"
+"""The pseudo-column that stands for "there is such a record", for records that derive from records."""
+
+ColumnKey = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Heights:
+    """Heights of all columns of a model, found on demand and remembered."""
+
+    model: Model
+    found: dict[ColumnKey, int] = field(default_factory=dict[ColumnKey, int])
+    _open: set[ColumnKey] = field(default_factory=set[ColumnKey])
+
+    def of(self, record: str, name: str) -> int:
+        """The height of one column (`EXISTENCE` for the record itself)."""
+        key = (record, name)
+        if key in self.found:
+            return self.found[key]
+        if key in self._open:
+            raise InternalError(
+                f"The computation {record}.{name} depends on itself; the schema check should have refused it."
+            )
+        self._open.add(key)
+        height = self._height(record, name)
+        self._open.discard(key)
+        self.found[key] = height
+        return height
+
+    def above(self, record: str, nodes: tuple[Node | None, ...]) -> int:
+        """One more than the highest column that expressions rooted at `record` read."""
+        return 1 + max(
+            (self.of(*key) for node in nodes if node is not None for key in reads(self.model, record, node)), default=0
+        )
+
+    def _height(self, record: str, name: str) -> int:
+        model = self.model.records[record]
+        transform = model.transform
+        if transform is not None and not transform.event and (name == EXISTENCE or name in (transform.mapping or {})):
+            source = self.of(transform.source, EXISTENCE)
+            if transform.mapping is None:
+                return 1 + max(
+                    [source, *(self.of(transform.source, item) for item in self._derived_names(transform.source))]
+                )
+            return max(1 + source, self.above(transform.source, tuple(transform.mapping.values())))
+        if name == EXISTENCE:
+            return self._cascaded_height(record)
+        if name not in model.fields:
+            # A link that is detached when a derived record goes moves no earlier than that record.
+            link = model.links.get(name)
+            return self.of(link.target, EXISTENCE) if link is not None and link.on_delete == "detach" else 0
+        field_ = model.fields[name]
+        return self._computed_height(record, field_)
+
+    def _cascaded_height(self, record: str) -> int:
+        """Records that go with a derived record can go no earlier than it."""
+        links = self.model.records[record].links.values()
+        targets = {
+            link.target for link in links if link.on_delete == "cascade" and (link.target, EXISTENCE) not in self._open
+        }
+        return max((self.of(target, EXISTENCE) for target in targets), default=0)
+
+    def _derived_names(self, record: str) -> Iterator[str]:
+        return (name for name, item in self.model.records[record].fields.items() if item.computation is not None)
+
+    def _computed_height(self, record: str, field_: FieldModel) -> int:
+        computation = field_.computation
+        match computation:
+            case None | Machine():
+                return 0
+            case Formula(value):
+                return 0 if self.is_local(record, value) else self.above(record, (value,))
+            case CustomModel():
+                return self._custom_height(record, computation)
+            case Aggregate():
+                height = self.above(computation.edge, (computation.where, computation.value))
+                return max(height, 1 + self.of(computation.edge, EXISTENCE))
+
+    def _custom_height(self, record: str, computation: CustomModel) -> int:
+        if not computation.columns and not computation.edges:
+            return 0
+        own = self.above(record, computation.columns)
+        return max([own, *(self.above(use.edge, use.columns) for use in computation.edges)])
+
+    def is_local(self, record: str, value: Node) -> bool:
+        """Whether a formula reads only columns of its own row that are known when the row is written."""
+        return all(not column.path and self.of(record, column.field) == 0 for column in columns(value))
+
+
+def reads(model: Model, record: str, node: Node) -> Iterator[ColumnKey]:
+    """The (record type, column) pairs that an expression rooted at `record` reads, links on the way included."""
+    for column in columns(node):
+        at = record
+        for step in column.path:
+            yield at, link_name(model, at, step)
+            at = model.records[at].links[link_name(model, at, step)].target
+        yield at, link_name(model, at, column.field)
+
+
+def link_name(model: Model, record: str, name: str) -> str:
+    """The member that `name` means on `record`: `source` and `target` of a relation stand for its two links."""
+    item = model.records[record]
+    if name == "source" and item.source is not None:
+        return item.source
+    if name == "target" and item.target is not None:
+        return item.target
+    return name
+
+
+def derived_fields(model: Model) -> Iterator[tuple[str, FieldModel]]:
+    """Every computed field with its record's name, in declaration order."""
+    for record in model.records.values():
+        for item in record.fields.values():
+            if item.computation is not None:
+                yield record.name, item
+
+
+def existence_heights(heights: Heights, model: Model) -> Mapping[str, int]:
+    """The height of each record type's existence, for those that derive from records."""
+    return {
+        name: heights.of(name, EXISTENCE)
+        for name, item in model.records.items()
+        if item.transform is not None and not item.transform.event
+    }

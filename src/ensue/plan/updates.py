@@ -1,0 +1,126 @@
+"""The UPDATE that moves all derived columns of a host type in one stratum, for one host and for many.
+
+Each rule says how its columns follow from the stored ones and the slots' values; here they become one statement. For one host the
+slots are parameters, for many they are the cells of one JSON parameter (SQLite) or of arrays (PostgreSQL).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from ensue.expression.sql import SqlTypes, compile_statement, encoder, raw_type
+from ensue.expression.types import ValueType
+from ensue.plan.groups import GroupBuilder
+from ensue.plan.plan import UpdatePlan
+from ensue.plan.rules.rule import SlotValue
+from ensue.plan.statements import row_function
+from ensue.plan.views import Layout
+from ensue.plan.writes import json_rows
+from ensue.schema.model import ID_TYPE
+
+TYPES = SqlTypes()
+
+
+def host_updates(layout: Layout, record: str, builders: Sequence[GroupBuilder]) -> tuple[UpdatePlan, UpdatePlan]:
+    """The update of one host and of many."""
+    cells = _cells(builders)
+    return _one(layout, record, builders, cells), _many(layout, record, builders, cells)
+
+
+def _cells(builders: Sequence[GroupBuilder]) -> list[ValueType]:
+    """The type of each cell of a vector after the id."""
+    cells: list[ValueType] = []
+    for builder in builders:
+        for slot in builder.slots:
+            cells.append(slot.type)
+            if slot.kind != "delta":
+                cells.append(ID_TYPE)
+    return cells
+
+
+def _assignments(
+    layout: Layout, record: str, builders: Sequence[GroupBuilder], cell: Callable[[int], sa.ColumnElement[Any]]
+) -> dict[str, sa.ColumnElement[Any]]:
+    """Database column -> its new value. `cell(i)` is the SQL of the vector's cell i (from 1)."""
+    table = layout.table(record)
+    assigned: dict[str, sa.ColumnElement[Any]] = {}
+    at = 1
+    for builder in builders:
+        values: list[SlotValue] = []
+        for slot in builder.slots:
+            replaced = slot.kind != "delta"
+            values.append(SlotValue(cell(at), cell(at + 1) if replaced else None))
+            at += 2 if replaced else 1
+        for plan in builder.aggregates:
+            column = layout.model.records[record].fields[plan.name].column
+            state = {item.suffix: table.c[column + item.suffix] for item in plan.rule.columns}
+            slots = values[plan.first_slot : plan.first_slot + len(plan.rule.slots)]
+            for suffix, value in plan.rule.assign(state, slots).items():
+                assigned[column + suffix] = value
+    return assigned
+
+
+def _plan(layout: Layout, statement: sa.Update, name: str, order: Sequence[str]) -> UpdatePlan:
+    table = statement.table
+    assert isinstance(table, sa.Table)
+    quiet = compile_statement(statement, layout.dialect, name, order=order, rows=False)
+    returning = compile_statement(statement.returning(*table.columns), layout.dialect, name, order=order, rows=True)
+    return UpdatePlan(quiet.statement, returning.statement, quiet.bind_row)
+
+
+def _one(layout: Layout, record: str, builders: Sequence[GroupBuilder], cells: Sequence[ValueType]) -> UpdatePlan:
+    table = layout.table(record)
+
+    def cell(i: int) -> sa.ColumnElement[Any]:
+        return sa.bindparam(f"s{i}", type_=TYPES.column(cells[i - 1]), required=True)
+
+    values = _assignments(layout, record, builders, cell)
+    statement = (
+        sa.update(table)
+        .values(values)
+        .where(table.c.id == sa.bindparam("s0", type_=TYPES.column(ID_TYPE), required=True))
+    )
+    return _plan(layout, statement, f"{table.name}.derive", [f"s{i}" for i in range(len(cells) + 1)])
+
+
+def _many(layout: Layout, record: str, builders: Sequence[GroupBuilder], cells: Sequence[ValueType]) -> UpdatePlan:
+    table = layout.table(record)
+    source = _json_source(cells) if layout.dialect == "sqlite" else _array_source(layout, cells)
+    values = _assignments(layout, record, builders, lambda i: source.c[f"s{i}"])
+    statement = sa.update(table).values(values).where(table.c.id == source.c.s0)
+    order = ["rows"] if layout.dialect == "sqlite" else [f"a{i}" for i in range(len(cells) + 1)]
+    plan = _plan(layout, statement, f"{table.name}.derive_many", order)
+    encode = row_function([None, *(_cell_encoder(layout, type_) for type_ in cells)])
+    bind_encoded = plan.bind
+
+    def bind(vectors: Sequence[Any]) -> Sequence[Any]:
+        encoded = vectors if encode is None else [encode(vector) for vector in vectors]
+        return bind_encoded((json_rows(encoded),) if layout.dialect == "sqlite" else list(zip(*encoded, strict=True)))
+
+    return UpdatePlan(plan.quiet, plan.returning, bind)
+
+
+def _cell_encoder(layout: Layout, type_: ValueType) -> Any:
+    return bytes.hex if layout.dialect == "sqlite" and type_.base == "bytes" else encoder(type_, layout.dialect)
+
+
+def _json_source(cells: Sequence[ValueType]) -> sa.Subquery:
+    rows = sa.func.json_each(sa.bindparam("rows", type_=sa.Text(), required=True)).table_valued("value", name="j")
+    selected: list[sa.ColumnElement[Any]] = []
+    for i, type_ in enumerate([ID_TYPE, *cells]):
+        text = f"j.value ->> {i}"
+        element = sa.literal_column(f"unhex({text})" if type_.base == "bytes" else f"({text})", TYPES.column(type_))
+        selected.append(element.label(f"s{i}"))
+    return sa.select(*selected).select_from(rows).subquery("d")
+
+
+def _array_source(layout: Layout, cells: Sequence[ValueType]) -> sa.TableValuedAlias:
+    types = [ID_TYPE, *cells]
+    arrays = [
+        sa.bindparam(f"a{i}", type_=ARRAY(raw_type(type_, layout.dialect)), required=True)
+        for i, type_ in enumerate(types)
+    ]
+    columns = [sa.column(f"s{i}", TYPES.column(type_)) for i, type_ in enumerate(types)]
+    return sa.func.unnest(*arrays).table_valued(*columns, name="d").render_derived()
