@@ -1,0 +1,198 @@
+"""The effects as an operator sees them: list, show, retry, discard; what `ensue effects` prints and does.
+
+Decides which effects may be started anew or given up. Leaves printing to the command line. Invariant: a claimed
+effect belongs to its worker; nothing here touches it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from ensue.clock import from_micros
+from ensue.effects.states import sources_of, target_of
+from ensue.errors import NotFound
+from ensue.store.driver import Dialect, Driver
+from ensue.store.effect_table import SETTLED, STATEMENT_NOW, in_list
+from ensue.store.statement import Run, Statement, Work
+
+LIST_LIMIT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class EffectEntry:
+    """One effect without its payload."""
+
+    id: int
+    name: str
+    key: str
+    record: str
+    record_id: int
+    state: str
+    attempt: int
+    enqueued_at: datetime
+    available_at: datetime
+    settled_at: datetime | None
+    worker: str | None
+    order_key: str | None
+    position: int | None
+    error_class: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EffectDetail:
+    """One effect with everything that the table holds of it."""
+
+    entry: EffectEntry
+    payload: str
+    trace: str | None
+    lease_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EffectCount:
+    """How many effects of one name are in one state, and when the oldest of them was enqueued."""
+
+    name: str
+    state: str
+    count: int
+    oldest: datetime
+
+
+_ENTRY: Final = (
+    "id, name, key, record, record_id, state, attempt, enqueued_at, available_at, settled_at, worker, order_key,"
+    " position,"
+    " error_class, error"
+)
+
+
+async def list_effects(
+    driver: Driver,
+    *,
+    state: str | None = None,
+    name: str | None = None,
+    before_id: int | None = None,
+    limit: int = LIST_LIMIT,
+) -> list[EffectEntry]:
+    """Newest first, at most `limit`; `before_id` pages on."""
+    marks = _marks(driver.dialect)
+    text = (
+        f"SELECT {_ENTRY} FROM ensue_effect WHERE ({marks[0]} IS NULL OR state = {marks[0]})"
+        f" AND ({marks[1]} IS NULL OR name = {marks[1]}) AND ({marks[2]} IS NULL OR id < {marks[2]})"
+        f" ORDER BY id DESC LIMIT {marks[3]}"
+    )
+    rows = await driver.read(_rows(Statement("effect.list", text, rows=True), (state, name, before_id, limit)))
+    return [_entry(row) for row in rows]
+
+
+async def count_effects(driver: Driver) -> list[EffectCount]:
+    """Per name and state: how many, and the oldest."""
+    text = "SELECT name, state, count(*), min(enqueued_at) FROM ensue_effect GROUP BY name, state ORDER BY name, state"
+    rows = await driver.read(_rows(Statement("effect.count", text, rows=True), ()))
+    return [EffectCount(name, state, count, from_micros(oldest)) for name, state, count, oldest in rows]
+
+
+async def show_effect(driver: Driver, id: int) -> EffectDetail:
+    """One effect. Raises `NotFound`."""
+    mark = _id_mark(driver.dialect)
+    text = f"SELECT {_ENTRY}, payload, trace, lease_until FROM ensue_effect WHERE id = {mark}"
+    rows = await driver.read(_rows(Statement("effect.show", text, rows=True), (id,)))
+    if not rows:
+        raise NotFound(
+            f"There is no effect {id}. What was done is removed after a while; `ensue effects list` shows the rest."
+        )
+    *entry, payload, trace, lease_until = rows[0]
+    return EffectDetail(_entry(tuple(entry)), payload, trace, _instant(lease_until))
+
+
+async def retry_effects(driver: Driver, ids: Sequence[int]) -> list[int]:
+    """Start effects anew, with all attempts and a new age; answers those that were not claimed, done or unknown.
+
+    The key stays: the other side may recognise a repeat. With `order_by=`, an effect that was dead may now come after
+    later ones.
+    """
+    now = STATEMENT_NOW[driver.dialect]
+    change = (
+        f"state = '{target_of('requeue')}', attempt = 0, enqueued_at = {now}, available_at = {now}, settled_at = NULL,"
+        " worker = NULL"
+    )
+    return await _change(driver, "requeue", change, ids)
+
+
+async def discard_effects(driver: Driver, ids: Sequence[int]) -> list[int]:
+    """Give effects up for good; answers those that were not claimed or settled. The next of their order key may go."""
+    change = f"state = '{target_of('discard')}', settled_at = {STATEMENT_NOW[driver.dialect]}"
+    return await _change(driver, "discard", change, ids)
+
+
+async def hasten(driver: Driver, names: Sequence[str]) -> None:
+    """Make everything that waits for a later attempt due now; attempts are unchanged."""
+    now = STATEMENT_NOW[driver.dialect]
+    text = (
+        f"UPDATE ensue_effect SET available_at = {now}"
+        f" WHERE state = 'retry_wait' AND name IN ({_each(driver.dialect)}) RETURNING id"
+    )
+    await driver.write(_rows(Statement("effect.hasten", text, rows=True), (_json(names),)))
+
+
+async def prune_effects(driver: Driver, *, older_than: timedelta) -> int:
+    """Remove what was done or cancelled longer than `older_than` ago; what is dead stays as evidence.
+
+    Answers the number.
+    """
+    mark = _id_mark(driver.dialect)
+    text = (
+        "DELETE FROM ensue_effect WHERE state IN ('done', 'cancelled')"
+        f" AND state IN {in_list(SETTLED)} AND settled_at < {STATEMENT_NOW[driver.dialect]} - {mark} RETURNING id"
+    )
+    age = older_than // timedelta(microseconds=1)
+    return len(await driver.write(_rows(Statement("effect.prune", text, rows=True), (age,))))
+
+
+async def _change(driver: Driver, transition: str, change: str, ids: Sequence[int]) -> list[int]:
+    numbers = _each(driver.dialect)
+    if driver.dialect == "postgresql":
+        numbers = f"SELECT v::bigint FROM ({numbers}) AS t(v)"
+    text = (
+        f"UPDATE ensue_effect SET {change} WHERE state IN {sources_of(transition)} AND id IN ({numbers}) RETURNING id"
+    )
+    rows = await driver.write(_rows(Statement(f"effect.{transition}", text, rows=True), (_json(ids),)))
+    return sorted(row[0] for row in rows)
+
+
+def _each(dialect: Dialect) -> str:
+    """A sub-select of the elements of the first parameter, a JSON list."""
+    return (
+        "SELECT value FROM json_each(?1)" if dialect == "sqlite" else "SELECT json_array_elements_text($1::text::json)"
+    )
+
+
+def _marks(dialect: Dialect) -> tuple[str, str, str, str]:
+    if dialect == "sqlite":
+        return "?1", "?2", "?3", "?4"
+    return "$1::text", "$2::text", "$3::bigint", "$4::bigint"
+
+
+def _id_mark(dialect: Dialect) -> str:
+    return "?1" if dialect == "sqlite" else "$1::bigint"
+
+
+def _rows(statement: Statement, params: Sequence[Any]) -> Work[list[tuple[Any, ...]]]:
+    return (yield Run(statement, params))
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _instant(micros: int | None) -> datetime | None:
+    return None if micros is None else from_micros(micros)
+
+
+def _entry(row: tuple[Any, ...]) -> EffectEntry:
+    values = list(row)
+    values[7:10] = [_instant(micros) for micros in values[7:10]]
+    return EffectEntry(*values)

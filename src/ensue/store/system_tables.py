@@ -1,0 +1,166 @@
+"""The tables that ensue keeps for itself, next to the application's, in one SQLAlchemy metadata.
+
+Decides their columns, checks and indexes on both databases. Leaves what is written in them to the engine (effects,
+positions, idempotency, id blocks, the schema's fingerprint) and to `ensue.effects` (delivery). Invariant: instants
+are microseconds since 1970 by the database's clock, in defaults of the columns, so that no process's clock is ever
+compared with another's. Imported only where a plan is compiled: `import ensue` stays free of SQLAlchemy.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import ColumnElement
+
+from ensue.store.effect_table import DEFAULT_NOW, RESERVED, SETTLED, WAITING, in_list
+
+_BIGINT: Final = BigInteger().with_variant(Integer(), "sqlite")
+_TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
+
+ANONYMOUS: Final = 0
+"""`ensue_idempotency.user_id` when nobody is signed in: two nulls would be different users to a unique constraint."""
+
+
+class DatabaseNow(ColumnElement[int]):
+    """Microseconds since 1970 by the database's clock, in the words of the dialect that compiles it."""
+
+    inherit_cache = True
+    type = BigInteger()
+
+
+@compiles(DatabaseNow, "sqlite")
+def _now_on_sqlite(_element: DatabaseNow, _compiler: Any, **_options: Any) -> str:
+    return DEFAULT_NOW["sqlite"]
+
+
+@compiles(DatabaseNow, "postgresql")
+def _now_on_postgresql(_element: DatabaseNow, _compiler: Any, **_options: Any) -> str:
+    return DEFAULT_NOW["postgresql"]
+
+
+@dataclass(frozen=True, slots=True)
+class SystemTables:
+    """The five tables, as SQLAlchemy knows them."""
+
+    effect: Table
+    effect_order: Table
+    idempotency: Table
+    id_block: Table
+    meta: Table
+
+
+def define_system_tables(metadata: MetaData) -> SystemTables:
+    """Add ensue's own tables to `metadata` and return them; `metadata.create_all` or the plan's DDL then makes them."""
+    return SystemTables(
+        effect=_effect(metadata),
+        effect_order=_effect_order(metadata),
+        idempotency=_idempotency(metadata),
+        id_block=_id_block(metadata),
+        meta=_meta(metadata),
+    )
+
+
+def _effect(metadata: MetaData) -> Table:
+    states = in_list(("claimed", *WAITING, *SETTLED, *RESERVED))
+    table = Table(
+        "ensue_effect",
+        metadata,
+        Column("id", _BIGINT, Identity(always=False), primary_key=True),
+        Column("name", _TEXT, nullable=False),
+        Column("key", _TEXT, nullable=False, unique=True),
+        Column("record", _TEXT, nullable=False),
+        Column("record_id", _BIGINT, nullable=False),
+        Column("payload", _TEXT, nullable=False),
+        Column("state", _TEXT, nullable=False, server_default=text("'pending'")),
+        Column("attempt", _BIGINT, nullable=False, server_default=text("0")),
+        Column("enqueued_at", _BIGINT, nullable=False, server_default=DatabaseNow()),
+        Column("available_at", _BIGINT, nullable=False, server_default=DatabaseNow()),
+        Column("lease_until", _BIGINT),
+        Column("settled_at", _BIGINT),
+        Column("lease_token", _TEXT),
+        Column("worker", _TEXT),
+        Column("order_key", _TEXT),
+        Column("position", _BIGINT),
+        Column("error_class", _TEXT),
+        Column("error", _TEXT),
+        Column("trace", _TEXT),
+        CheckConstraint(f"state IN {states}", name="ensue_effect_state"),
+        CheckConstraint("(order_key IS NULL) = (position IS NULL)", name="ensue_effect_ordered"),
+        CheckConstraint("(state = 'claimed') = (lease_token IS NOT NULL)", name="ensue_effect_leased"),
+        sqlite_strict=True,
+    )
+    _partial_index(table, "ensue_effect_due", ("name", "available_at", "id"), f"state IN {in_list(WAITING)}")
+    _partial_index(table, "ensue_effect_lease", ("name", "lease_until"), "state = 'claimed'")
+    unsettled = f"order_key IS NOT NULL AND state NOT IN {in_list(SETTLED)}"
+    _partial_index(table, "ensue_effect_head", ("order_key", "position"), unsettled)
+    _partial_index(table, "ensue_effect_settled", ("state", "settled_at"), f"state IN {in_list(SETTLED)}")
+    return table
+
+
+def _partial_index(table: Table, name: str, columns: tuple[str, ...], where: str) -> None:
+    condition = text(where)
+    Index(name, *(table.c[column] for column in columns), sqlite_where=condition, postgresql_where=condition)
+
+
+def _effect_order(metadata: MetaData) -> Table:
+    return Table(
+        "ensue_effect_order",
+        metadata,
+        Column("order_key", _TEXT, primary_key=True),
+        Column("last_position", _BIGINT, nullable=False),
+        sqlite_strict=True,
+        sqlite_with_rowid=False,
+    )
+
+
+def _idempotency(metadata: MetaData) -> Table:
+    return Table(
+        "ensue_idempotency",
+        metadata,
+        Column("id", _BIGINT, Identity(always=False), primary_key=True),
+        Column("interaction", _TEXT, nullable=False),
+        Column("user_id", _BIGINT, nullable=False, server_default=text(str(ANONYMOUS))),
+        Column("key", _TEXT, nullable=False),
+        Column("payload_hash", _TEXT, nullable=False),
+        Column("event_id", _BIGINT),
+        Column("response", _TEXT),
+        Column("created_at", _BIGINT, nullable=False, server_default=DatabaseNow()),
+        UniqueConstraint("interaction", "user_id", "key", name="ensue_idempotency_once"),
+        Index("ensue_idempotency_age", "created_at"),
+        sqlite_strict=True,
+    )
+
+
+def _id_block(metadata: MetaData) -> Table:
+    return Table(
+        "ensue_id_block",
+        metadata,
+        Column("table_name", _TEXT, primary_key=True),
+        Column("next", _BIGINT, nullable=False),
+        sqlite_strict=True,
+        sqlite_with_rowid=False,
+    )
+
+
+def _meta(metadata: MetaData) -> Table:
+    return Table(
+        "ensue_meta",
+        metadata,
+        Column("key", _TEXT, primary_key=True),
+        Column("value", _TEXT, nullable=False),
+        sqlite_strict=True,
+        sqlite_with_rowid=False,
+    )
