@@ -10,15 +10,15 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Never, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Never, cast, dataclass_transform
 
-from ensue.errors import InvalidValue, Origin, PlannedError
+from ensue.errors import InvalidValue, NotLoaded, Origin, PlannedError
 from ensue.expression.trace import Path, Root
 from ensue.schema.entity import Entity
 from ensue.schema.member import Member
 from ensue.schema.property import MISSING, PayloadField
-from ensue.schema.record import Record, refuse_unknown
-from ensue.schema.relation import Link, Ref
+from ensue.schema.record import Record, injected, record_values, refuse_unknown
+from ensue.schema.relation import Link, Maybe, Ref
 from ensue.schema.written.annotation import Names, Written, split, split_optional
 from ensue.schema.written.body import collect_members
 from ensue.schema.written.origin import here
@@ -45,13 +45,17 @@ class _Given(Member):
     def __get__(self, obj: Record | None, owner: type[Any]) -> Any:
         if obj is None:
             return Path(Root(owner.__name__), (self.name,))
-        return self.value(obj)
+        if self.name not in record_values(obj):
+            raise NotLoaded(
+                f"{owner.__name__}.{self.name} is given by the dispatch. Read it from `(await dispatch(…)).event`."
+            )
+        return injected(obj, self.name)
 
     def __set__(self, obj: object, value: Never) -> None:
         raise AttributeError(f"{self.name} can't be assigned: it is given by the dispatch.")
 
 
-@dataclass_transform(kw_only_default=True)
+@dataclass_transform(kw_only_default=True, field_specifiers=(Maybe,))
 class Interaction(Record):
     """What a user may do.
 
@@ -125,16 +129,15 @@ class _RefField(Ref[Any]):
 
 
 def _payload(annotation: Any, given: Any, names: Names) -> Member | None:
-    if isinstance(given, Member):
-        return given
     bare, optional = split_optional(annotation)
     head, content = split(bare, names)
     if head is ClassVar or head == "ClassVar":
         return None
-    if head is Ref or head == "Ref":
-        link = _RefField()
-        link.default = given
-        link.optional = optional
+    if head in {Ref, "Ref", Maybe, "Maybe"}:
+        link = cast("Link", given) if isinstance(given, Maybe) else _RefField()
+        if link is not given:
+            link.default = given
+            link.optional = optional or head in {Maybe, "Maybe"}
         link.written = Written(content, names)
         return link
     field = PayloadField(default=given)

@@ -120,7 +120,10 @@ class EdgeUse:
 
 @dataclass(frozen=True, slots=True)
 class CustomModel:
-    """A computation in Python. `fields` are the declared `uses` as traced, for the read of the inputs; `columns` and `edges` say what to watch."""
+    """A computation in Python.
+
+    `fields` are the declared `uses` as traced, for the read of the inputs; `columns` and `edges` say what to watch.
+    """
 
     initial: Callable[..., Any] | None
     compute: Callable[..., Any] | None
@@ -137,8 +140,9 @@ Computation = Aggregate | Formula | Machine | CustomModel
 class TransformModel:
     """How the records of a type derive from `source`.
 
-    `mapping` (traced, one derived record per source record): each field or link of the derived record by its expression, rooted at
-    the source. `function` (called): per source record if `event` is false, per interaction if it is true.
+    `mapping` (traced, one derived record per source record): each field or link of the derived record by its
+    expression, rooted at the source. `function` (called): per source record if `event` is false, per interaction if it
+    is true.
     """
 
     source: str
@@ -174,8 +178,8 @@ class FieldModel:
 class LinkModel:
     """A to-one reference: a column that holds the id of a record of `target`.
 
-    `inverse` is the name of the collection on the other side, if one is declared. Links of an event have `on_delete` None: an
-    event outlives what it spoke of, so its column is no foreign key.
+    `inverse` is the name of the collection on the other side, if one is declared. Links of an event have `on_delete`
+    None: an event outlives what it spoke of, so its column is no foreign key.
     """
 
     name: str
@@ -206,10 +210,12 @@ class CollectionModel:
 
 @dataclass(frozen=True, slots=True)
 class RecordModel:
-    """One record type of an app: an entity, a relation (explicit or implicit), an interaction's events, or a Globals class.
+    """One record type of an app: an entity, a relation (explicit or implicit), an interaction's events, or a Globals
+    class.
 
-    `cls` is what instances are made of. `source` and `target` name the two links of a relation. `abstract` are the names of the
-    abstract entities it was declared under. `unique` holds the multi-column unique constraints, by member name.
+    `cls` is what instances are made of. `source` and `target` name the two links of a relation. `abstract` are the
+    names of the abstract entities it was declared under. `unique` holds the multi-column unique constraints, by member
+    name.
     """
 
     name: str
@@ -230,7 +236,8 @@ class RecordModel:
 
 @dataclass(frozen=True, slots=True)
 class InteractionModel:
-    """An interaction: its payload type and, unless it only reads (`reads` is then the record type's name), its event record.
+    """An interaction: its payload type and, unless it only reads (`reads` is then the record type's name), its event
+    record.
 
     `payload` holds the fields and links that a caller gives, in declared order; also of one that only reads.
     """
@@ -246,8 +253,8 @@ class InteractionModel:
 class EffectModel:
     """A side effect as declared, with its expressions resolved against its record.
 
-    `name` is qualified by the namespace (`"channels.publish"`). `fields` is the traced selection added to the record's own
-    columns. `of`, `where` and `order_by` decide in the transaction; `content` and `options` matter to delivery alone.
+    `name` is qualified by the namespace (`"channels.publish"`). `fields` is the traced selection added to the record's
+    own columns. `of`, `where` and `order_by` decide in the transaction; `content` and `options` matter to delivery alone.
     """
 
     name: str
@@ -273,7 +280,7 @@ class Model:
     user: str | None
 
     def member(self, record: str, name: str) -> Member | None:
-        """The member `name` of `record`, for the expression resolver; `id` is one, and `source`/`target` of a relation."""
+        """The member `name` of `record`, for the resolver; `id` is one, and `source`/`target` of a relation."""
         return member_of(self.records, record, name)
 
     def names(self, record: str) -> tuple[str, ...]:

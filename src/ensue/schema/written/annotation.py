@@ -59,9 +59,10 @@ class Written:
 
     def evaluate(self) -> Any:
         """The type itself. Raises NameError if a name in it is not known, SyntaxError or TypeError if it is no type."""
-        if not isinstance(self.content, str):
-            return self.content
-        return eval(self.content, self.names.lookup())  # noqa: S307  # the program's own annotation, as typing.get_type_hints does
+        found = self.content
+        while isinstance(found, str):  # more than once where the text holds quoted text
+            found = eval(found, self.names.lookup())  # noqa: S307  # the program's own annotation, as get_type_hints does
+        return found
 
     def __str__(self) -> str:
         return self.content if isinstance(self.content, str) else getattr(self.content, "__name__", repr(self.content))
@@ -95,6 +96,8 @@ def split(annotation: Any, names: Names) -> tuple[Any, Any]:
             return annotation, None
         return origin, _plain(arguments[0]) if len(arguments) == 1 else None
     tree = ast.parse(annotation.strip(), mode="eval").body
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str):
+        return split(tree.value, names)
     if isinstance(tree, ast.Subscript):
         return _head(tree.value, names), ast.unparse(tree.slice)
     return _head(tree, names), None
