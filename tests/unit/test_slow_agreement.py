@@ -39,7 +39,9 @@ def _class(name: str, *members: str) -> type[Any]:
     return type(name, (Row,), {member: Path(Root(name), (member,)) for member in members})
 
 
-def _edges(name: str, kind: Any, path: tuple[str, ...], *, value: Node | None = None, where: Node | None = None) -> FieldModel:
+def _edges(
+    name: str, kind: Any, path: tuple[str, ...], *, value: Node | None = None, where: Node | None = None
+) -> FieldModel:
     type_ = BOOL if kind in ("any", "every") else INT
     return FieldModel(name, type_, optional=True, computation=Aggregate(kind, "Item", path, (), where, value))
 
@@ -48,7 +50,13 @@ def _record(name: str, fields: list[FieldModel], links: list[LinkModel], **optio
     members = {item.name: item for item in fields}, {item.name: item for item in links}
     names = (*members[0], *members[1], *options.get("collections", ()))
     return RecordModel(
-        name, options.pop("kind", "entity"), _class(name, *names), name, *members, options.pop("collections", {}), **options
+        name,
+        options.pop("kind", "entity"),
+        _class(name, *names),
+        name,
+        *members,
+        options.pop("collections", {}),
+        **options,
     )
 
 
@@ -187,7 +195,9 @@ class PretendedStore:
     def _shown(self, name: str, row: int) -> Row:
         model = MODEL.records[name]
         values = {member: self.slow.value(name, row, member) for member in self.slow.names(name)}
-        return model.cls(id=row, **{k: Row(id=v) if k in model.links and v is not None else v for k, v in values.items()})
+        return model.cls(
+            id=row, **{k: Row(id=v) if k in model.links and v is not None else v for k, v in values.items()}
+        )
 
     def _update(self, record: str, rows: list[int], values: dict[str, Any]) -> None:
         if self.fault == "re-parent" and "host" in values:

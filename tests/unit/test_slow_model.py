@@ -1,4 +1,4 @@
-"""The slow model against examples worked out by hand: it decides what is right elsewhere, so it must be right itself."""
+"""The slow model against examples worked out by hand: it decides what is right, so it must be right itself."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -85,7 +85,9 @@ def model(*records: RecordModel, interactions: Mapping[str, InteractionModel] | 
 VERIFIED = call("and", column("author", "verified", type_=BOOL), call("gt", column("score"), constant(3)))
 
 BLOG = model(
-    record("User", given("name", STR), given("verified", BOOL, default=False), edges("posts", "count", "Post", "author")),
+    record(
+        "User", given("name", STR), given("verified", BOOL, default=False), edges("posts", "count", "Post", "author")
+    ),
     record(
         "Post",
         given("title", STR),
@@ -135,7 +137,9 @@ BLOG = model(
         given("slug", STR, unique=True),
         edges("score", "sum", "Post_tags", "target", value=column("source", "score")),
     ),
-    record("Site", edges("posts", "count", "Post"), edges("score", "sum", "Post", value=column("score")), kind="globals"),
+    record(
+        "Site", edges("posts", "count", "Post"), edges("score", "sum", "Post", value=column("score")), kind="globals"
+    ),
 )
 
 
@@ -273,7 +277,9 @@ def test_a_snapshot_brings_back_what_was_written_and_never_an_id() -> None:
     ],
 )
 def test_the_value_of_an_expression(node: Node, expected: Any) -> None:
-    one = model(record("T", given("n", INT), given("flag", BOOL), LinkModel("author", "T", optional=True), given("name", STR)))
+    one = model(
+        record("T", given("n", INT), given("flag", BOOL), LinkModel("author", "T", optional=True), given("name", STR))
+    )
     slow = SlowModel(one)
     slow.create("T", 1, {})
     assert evaluate(node, slow.tables, ("T", 1)) == expected
@@ -316,7 +322,7 @@ def test_agree_tolerates_the_order_of_float_sums_and_nothing_else() -> None:
     assert not agree(True, 1)
 
 
-# --- State machines, interactions and derived records ------------------------------------------------------------------
+# --- State machines, interactions and derived records --------------------------------------------------------
 
 
 def transition(sources: str, target: str, trigger: Trigger, record: Any) -> TransitionModel:
@@ -330,7 +336,9 @@ def shop() -> SlowModel:
         "pending",
         (
             transition("pending", "paid", paid, lambda e: e.order),
-            transition("pending paid", "closed", Trigger("Payment", "create"), lambda e: e.record.order and e.record.order.id),
+            transition(
+                "pending paid", "closed", Trigger("Payment", "create"), lambda e: e.record.order and e.record.order.id
+            ),
             transition("*", "pending", Trigger("Reopen", "create", event=True), lambda e: [e.order, None]),
         ),
         {},
@@ -339,7 +347,10 @@ def shop() -> SlowModel:
         ("quiet", "told"),
         "quiet",
         (transition("*", "told", Trigger("Order", "update", of=("status",)), lambda e: e.record.customer),),
-        {"told": lambda last, event: f"{last}+{event.old_record.status}>{event.status}", "quiet": lambda last, event: "q"},
+        {
+            "told": lambda last, event: f"{last}+{event.old_record.status}>{event.status}",
+            "quiet": lambda last, event: "q",
+        },
     )
     return SlowModel(
         model(
@@ -405,7 +416,9 @@ def test_a_traced_transform_keeps_one_record_per_source() -> None:
                 LinkModel("message", "Message", optional=False, on_delete="cascade"),
                 given("text", STR),
                 given("seen", BOOL, default=False),
-                transform=TransformModel("Message", False, {"message": column("id"), "text": column("text")}, None, HERE),
+                transform=TransformModel(
+                    "Message", False, {"message": column("id"), "text": column("text")}, None, HERE
+                ),
             ),
         )
     )

@@ -1,8 +1,8 @@
 """Random scripts of writes for any app, leaning towards what breaks incremental maintenance.
 
-Decides which writes are tried and how often; says nothing about their outcome. An operation names a row by a number that counts
-modulo the rows that exist when it runs, so a script is plain data that shrinks well and fits every database. Invariant: what a
-script means depends on the model and the script alone.
+Decides which writes are tried and how often; says nothing about their outcome. An operation names a row by a number
+that counts modulo the rows that exist when it runs, so a script is plain data that shrinks well and fits every
+database. Invariant: what a script means depends on the model and the script alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -227,13 +227,19 @@ class Shapes:
                     yield from ((record.name, column) for column in columns(computation.value))
                 elif isinstance(computation, Aggregate):
                     nodes = [node for node in (computation.where, computation.value) if node is not None]
-                    yield from ((computation.edge, column) for node in nodes for column in columns(node) if column.depth == 0)
+                    yield from (
+                        (computation.edge, column) for node in nodes for column in columns(node) if column.depth == 0
+                    )
                     if computation.host_path:
                         yield computation.edge, Column((), computation.host_path[0], item.type, optional=False)
 
     def _crossings(self) -> Iterator[tuple[str, str]]:
         for record, column in self._columns():
-            if column.path and not self.model.records[record].implicit and column.path[0] in self.model.records[record].links:
+            if (
+                column.path
+                and not self.model.records[record].implicit
+                and column.path[0] in self.model.records[record].links
+            ):
                 yield record, column.path[0]
 
     def _extremes(self) -> Iterator[tuple[str, str]]:
@@ -291,7 +297,7 @@ def _in_order(model: Model) -> Sequence[RecordModel]:
 
 
 def operations(model: Model, *, max_size: int = 10) -> st.SearchStrategy[Script]:
-    """Scripts for the model: first some rows of every type, then up to `max_size` operations, transactions among them."""
+    """Scripts for the model: rows of every type first, then up to `max_size` operations and transactions."""
     shapes = Shapes(model)
     seeds = st.tuples(*(_create(shapes, record, most=4) for record in shapes.records))
     single = st.one_of(list(_writes(shapes)))
@@ -311,8 +317,12 @@ _mostly = st.sampled_from([True, True, True, False])
 def _writes(shapes: Shapes) -> Iterator[st.SearchStrategy[Operation]]:
     records = st.sampled_from(shapes.records)
     changing = st.sampled_from([record for record in shapes.records if shapes.changeable(record)])
-    which = changing.flatmap(lambda record: st.tuples(st.just(record), st.one_of(picks(), picks(), shapes.conditions(record))))
-    update = which.flatmap(lambda pair: st.builds(Update, st.just(pair[0].name), st.just(pair[1]), shapes.some(pair[0])))
+    which = changing.flatmap(
+        lambda record: st.tuples(st.just(record), st.one_of(picks(), picks(), shapes.conditions(record)))
+    )
+    update = which.flatmap(
+        lambda pair: st.builds(Update, st.just(pair[0].name), st.just(pair[1]), shapes.some(pair[0]))
+    )
     yield records.flatmap(lambda record: _create(shapes, record, most=6))
     yield update
     yield update

@@ -1,7 +1,8 @@
 """Runs a script on a real app and on the slow model side by side and compares all that they hold.
 
-Decides what "the same" means: every member of every row, after every commit and at every read in between, and every refusal.
-Leaves to `slow_script` what an operation means. Invariant: the app is used only through its public store and controller.
+Decides what "the same" means: every member of every row, after every commit and at every read in between, and every
+refusal. Leaves to `slow_script` what an operation means. Invariant: the app is used only through its public store
+and controller.
 """
 
 import itertools
@@ -135,14 +136,19 @@ class Agreement:
         else:
             found = await self._store.find(record.name if record.implicit else record.cls)
             rows = {row.id: row for row in found}
-        return {id_: {name: _member(record, row, name) for name in self.slow.names(record.name)} for id_, row in rows.items()}
+        return {
+            id_: {name: _member(record, row, name) for name in self.slow.names(record.name)}
+            for id_, row in rows.items()
+        }
 
     def _recognise(self, record: RecordModel, rows: Mapping[int, Mapping[str, Any]]) -> None:
         """Find out which derived record is which: by the link to its source that its mapping holds."""
         transform = record.transform
         if transform is None or transform.mapping is None:
             return
-        link = next((name for name, node in transform.mapping.items() if isinstance(node, Column) and node.field == "id"), None)
+        link = next(
+            (name for name, node in transform.mapping.items() if isinstance(node, Column) and node.field == "id"), None
+        )
         if link is None:
             raise Disagreement(f"{record.name} maps no link to its source, so its records can't be told apart.")
         by_source = {values[link]: id_ for id_, values in rows.items()}
@@ -184,7 +190,7 @@ class Agreement:
         for part in self._sized(write):
             if self._gone(part):
                 continue
-            # Whether a deletion that removes what restricts it is allowed depends on the order of looking, so it is left out.
+            # Whether it is allowed depends on the order in which a database looks, so it is left out.
             if contested(self.slow, part):
                 self.exceptions += 1
                 continue

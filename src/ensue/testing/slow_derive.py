@@ -1,7 +1,8 @@
 """Derived values from scratch: forget all of them, then recompute until nothing changes any more.
 
-Decides the value of every aggregate, formula and derived record of a traced Transform. Leaves states to `slow_events` and
-Python computations (`Custom`) to nobody: they are not compared. Invariant: the result depends on `Tables.rows` alone.
+Decides the value of every aggregate, formula and derived record of a traced Transform. Leaves states to
+`slow_events` and Python computations (`Custom`) to nobody: they are not compared. Invariant: the result depends on
+`Tables.rows` alone.
 """
 
 from collections import defaultdict
@@ -14,7 +15,7 @@ from ensue.testing.slow_values import aggregate, evaluate, fitted, follow
 
 
 def settle(tables: Tables) -> None:
-    """Make `tables.derived` and the derived records right. Raises `InternalError` if they never come to rest (a cycle)."""
+    """Make `tables.derived` and the derived records right. Raises `InternalError` if they never come to rest."""
     records = tables.model.records.values()
     for record in records:
         tables.derived[record.name] = {row: {} for row in tables.rows[record.name]}

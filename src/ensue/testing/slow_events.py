@@ -1,7 +1,7 @@
 """What moves state machines: every write as an event of its own, one after the other.
 
-Decides which transition an event takes and what follows from it. Leaves the writes themselves to `slow_model`. Invariant: for one
-event and one record the first declared matching transition is taken, and no other.
+Decides which transition an event takes and what follows from it. Leaves the writes themselves to `slow_model`.
+Invariant: for one event and one record the first declared matching transition is taken, and no other.
 """
 
 import inspect
@@ -35,7 +35,9 @@ class RowView:
 class MutationView:
     """A mutation event as a user's function sees it; fields of the record can be read on it directly."""
 
-    def __init__(self, kind: Change, record: RowView, *, old: RowView | None, changed: frozenset[str], name: str) -> None:
+    def __init__(
+        self, kind: Change, record: RowView, *, old: RowView | None, changed: frozenset[str], name: str
+    ) -> None:
         self.type, self.record, self.old_record, self.changed, self.record_name = kind, record, old, changed, name
 
     def __getattr__(self, name: str) -> Any:

@@ -1,7 +1,8 @@
 """An app's semantics in dicts and loops: the independent answer that the engine is compared with.
 
-Decides, slowly and plainly, what every write, event and derivation comes to. It reads the frozen `Model` and nothing else: no
-plan, no SQL, no rule. Invariant: after any sequence of calls, `derive()` is a function of what was written, computed anew.
+Decides, slowly and plainly, what every write, event and derivation comes to. It reads the frozen `Model` and
+nothing else: no plan, no SQL, no rule. Invariant: after any sequence of calls, `derive()` is a function of what was
+written, computed anew.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -25,8 +26,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 class SlowModel:
     """One app in memory.
 
-    Ids are given by the caller (`allocate` has fresh ones). Every write is atomic: one that is refused (`ConstraintViolated`,
-    `NotFound`, `InvalidValue`) changes nothing. `now` is what `default=now` gives.
+    Ids are given by the caller (`allocate` has fresh ones). Every write is atomic: one that is refused
+    (`ConstraintViolated`, `NotFound`, `InvalidValue`) changes nothing. `now` is what `default=now` gives.
 
     >>> slow = SlowModel(model)
     >>> slow.create("Post", 1, {"title": "x", "author": 7})
@@ -182,7 +183,11 @@ class SlowModel:
         """The members that are derived."""
         model = self.model.records[record]
         mapping = model.transform.mapping if model.transform is not None else None
-        derived = (name for name, item in model.fields.items() if derived_in_place(item) or isinstance(item.computation, Machine))
+        derived = (
+            name
+            for name, item in model.fields.items()
+            if derived_in_place(item) or isinstance(item.computation, Machine)
+        )
         return (*derived, *(mapping or ()))
 
     # --- Details ------------------------------------------------------------------------------------------------------
@@ -217,7 +222,7 @@ class SlowModel:
         return Happening("delete", *place, dict(self.tables.rows[place[0]][place[1]]), None)
 
     def _happen(self, happenings: Sequence[Happening], *, asked: Iterable[list[Move]] = ()) -> None:
-        """Let machines move: first by what was asked for already, then by each event and by what it leads to, in order."""
+        """Let machines move: by what was asked for already, then by each event and what it leads to, in order."""
         waiting = list(happenings)
         for moves_ in asked:
             waiting += take(self.tables, moves_)
@@ -230,7 +235,9 @@ class SlowModel:
             # A pattern may read derived columns, which earlier writes of this call have changed.
             settle(self.tables)
             waiting += take(self.tables, moves(self.tables, happening))
-        raise InternalError(f"One write led to more than {EVENTS_MAX} events: state machines move each other in a loop.")
+        raise InternalError(
+            f"One write led to more than {EVENTS_MAX} events: state machines move each other in a loop."
+        )
 
 
 def _several(given: Any) -> list[Mapping[str, Any]]:

@@ -1,7 +1,8 @@
 """Runs a script on the slow model, write by write, and says what each write is in terms of concrete rows.
 
-Decides which rows an operation means at the moment it runs, and whether the slow model allows it. Leaves the real app to
-`slow_agreement`, which does the same writes there. Invariant: the writes that come out depend on script and model alone.
+Decides which rows an operation means at the moment it runs, and whether the slow model allows it. Leaves the real
+app to `slow_agreement`, which does the same writes there. Invariant: the writes that come out depend on script and
+model alone.
 """
 
 import operator
@@ -82,7 +83,7 @@ Write = Created | Updated | Deleted | Linked | Dispatched
 
 
 def writes(slow: SlowModel, operation: Operation) -> Iterator[Write]:
-    """The writes of one operation (`Nested` and `Read` are the caller's). Each must be applied before the next is asked for."""
+    """The writes of one operation (not of a `Nested`). Each must be applied before the next is asked for."""
     match operation:
         case Create():
             yield from _create(slow, operation)
@@ -103,7 +104,7 @@ def writes(slow: SlowModel, operation: Operation) -> Iterator[Write]:
 
 
 def apply(slow: SlowModel, write: Write) -> ConstraintViolated | InvalidValue | list[Place]:
-    """Do a write in the slow model: the error that refuses it (then nothing was done), or the records that it created."""
+    """Do a write in the slow model: the error that refuses it, or the records that an interaction created."""
     try:
         return _apply(slow, write)
     except (ConstraintViolated, InvalidValue) as refusal:

@@ -1,8 +1,8 @@
 """The slow model's memory: rows as dicts, and the rules that a write must keep.
 
-Decides what a row holds, what a deletion takes with it and which constraint refuses a write. Leaves derived values to
-`slow_derive` and events to `slow_events`. Invariant: `rows` holds only what was written (and states, which are facts); what is
-derived lives in `derived` and can be thrown away at any time.
+Decides what a row holds, what a deletion takes with it and which constraint refuses a write. Leaves derived values
+to `slow_derive` and events to `slow_events`. Invariant: `rows` holds only what was written (and states, which are
+facts); what is derived lives in `derived` and can be thrown away at any time.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,7 +141,9 @@ class Tables:
                     restricting.append((holder, place))
         for holder, place in restricting:
             if holder not in result.rows:
-                raise ConstraintViolated("restricted", f"{place[0]} {place[1]} is still referred to by {holder[0]} {holder[1]}.")
+                raise ConstraintViolated(
+                    "restricted", f"{place[0]} {place[1]} is still referred to by {holder[0]} {holder[1]}."
+                )
             result.contested = True
         result.detached = [(holder, name) for holder, name in result.detached if holder not in result.rows]
         return result
@@ -188,7 +190,9 @@ class Tables:
         if linked is None and not link.optional:
             raise InvalidValue(f"{record}.{link.name} must refer to a {link.target}; it is empty.")
         if linked is not None and linked not in self.rows[link.target]:
-            raise ConstraintViolated("reference", f"{record}.{link.name} refers to {link.target} {linked}, which does not exist.")
+            raise ConstraintViolated(
+                "reference", f"{record}.{link.name} refers to {link.target} {linked}, which does not exist."
+            )
 
     def _holders(self, place: Place) -> Iterable[tuple[Place, LinkModel]]:
         for name, model in self.model.records.items():

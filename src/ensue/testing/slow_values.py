@@ -1,8 +1,8 @@
 """What an expression and an aggregate mean, said as plainly as Python allows.
 
-Decides the value of a node for one row, and of an aggregate for the contributions of its edges, from the table of semantics
-alone. Leaves to `slow_derive` where rows come from. Invariant: no code is shared with the engine's evaluators, so an error
-there is not repeated here.
+Decides the value of a node for one row, and of an aggregate for the contributions of its edges, from the table of
+semantics alone. Leaves to `slow_derive` where rows come from. Invariant: no code is shared with the engine's
+evaluators, so an error there is not repeated here.
 """
 
 import math
@@ -70,7 +70,9 @@ def evaluate(node: Node, rows: Rows, *places: Place) -> Any:
             condition = node.condition
             return any(condition is None or evaluate(condition, rows, place, *places) is True for place in reached)
         case _:
-            raise InternalError(f"The slow model met {node!r}. A declaration holds columns, constants and operators only.")
+            raise InternalError(
+                f"The slow model met {node!r}. A declaration holds columns, constants and operators only."
+            )
 
 
 def _reached(rows: Rows, places: Iterable[Place], hops: Sequence[Hop]) -> list[Place]:
@@ -123,6 +125,8 @@ def _known(compare: Two) -> Two:
 
 
 _PREDICATES_OF_ONE: Mapping[str, One] = {
+    # The value in another type, which `fitted` gives every result.
+    "cast": lambda value: value,
     "not": lambda value: value is not True,
     "is_null": lambda value: value is None,
 }
@@ -140,6 +144,8 @@ _PREDICATES_OF_TWO: Mapping[str, Two] = {
 }
 
 _OF_ONE: Mapping[str, One] = {
+    # The value in another type, which `fitted` gives every result.
+    "cast": lambda value: value,
     "neg": operator.neg,
     "upper": str.upper,
     "lower": str.lower,

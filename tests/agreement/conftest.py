@@ -1,0 +1,15 @@
+"""What the agreement tests share: a database of each kind, and a profile for long runs.
+
+`pytest tests/agreement --hypothesis-profile=soak` tries forty times as many examples, new ones each time.
+"""
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("soak", max_examples=4_000, deadline=None, print_blob=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    """An empty database: SQLite in memory, or a PostgreSQL database of the test's own."""
+    return "sqlite:///:memory:" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
