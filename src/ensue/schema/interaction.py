@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Never, cast, dataclass_transform
 
-from ensue.errors import InvalidValue, NotLoaded, Origin, PlannedError
+from ensue.errors import InvalidValue, Origin, PlannedError
 from ensue.expression.trace import Path, Root
 from ensue.schema.entity import Entity
 from ensue.schema.member import Member
 from ensue.schema.property import MISSING, PayloadField
-from ensue.schema.record import Record, injected, record_values, refuse_unknown
+from ensue.schema.record import Record, injected, refuse_unknown
 from ensue.schema.relation import Link, Maybe, Ref
 from ensue.schema.written.annotation import Names, Written, split, split_optional
 from ensue.schema.written.body import collect_members
@@ -45,10 +45,6 @@ class _Given(Member):
     def __get__(self, obj: Record | None, owner: type[Any]) -> Any:
         if obj is None:
             return Path(Root(owner.__name__), (self.name,))
-        if self.name not in record_values(obj):
-            raise NotLoaded(
-                f"{owner.__name__}.{self.name} is given by the dispatch. Read it from `(await dispatch(…)).event`."
-            )
         return injected(obj, self.name)
 
     def __set__(self, obj: object, value: Never) -> None:
@@ -68,6 +64,7 @@ class Interaction(Record):
     """
 
     __ensue_origin__: ClassVar[Origin] = Origin("", 0)
+    __ensue_given__: ClassVar[frozenset[str]] = frozenset({"id", "user", "at"})
     __ensue_reads__: ClassVar[Any] = None  # a class, or a function that gives it
     __ensue_defaults__: ClassVar[dict[str, Any]] = {}
     __ensue_required__: ClassVar[frozenset[str]] = frozenset()

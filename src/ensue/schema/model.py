@@ -254,7 +254,8 @@ class EffectModel:
     """A side effect as declared, with its expressions resolved against its record.
 
     `name` is qualified by the namespace (`"channels.publish"`). `fields` is the traced selection added to the record's
-    own columns. `of`, `where` and `order_by` decide in the transaction; `content` and `options` matter to delivery alone.
+    own columns. `of`, `where` and `order_by` decide in the transaction; `content` and `options` matter to delivery
+    alone.
     """
 
     name: str

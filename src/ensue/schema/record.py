@@ -25,6 +25,8 @@ class Record:
 
     __ensue_members__: ClassVar[Mapping[str, Member]] = {}
     __ensue_accepted__: ClassVar[frozenset[str]] = frozenset({"id"})
+    __ensue_given__: ClassVar[frozenset[str]] = frozenset()
+    """Names that the dispatch gives a value, not the caller."""
     _model: ClassVar[Model | None] = None  # an instance may have its own
 
     if TYPE_CHECKING:
@@ -107,6 +109,8 @@ def refuse_unknown(cls: type[Record], values: Mapping[str, Any]) -> Never:
 def not_loaded(record: Record, name: str) -> NotLoaded:
     """The error for a member that the record holds no value of."""
     cls = type(record).__name__
+    if name in type(record).__ensue_given__:
+        return NotLoaded(f"{cls}.{name} is given by the dispatch. Read it from `(await dispatch(…)).event`.")
     if record_model(record) is None:
         return NotLoaded(
             f"{cls}.{name} was not given to this {cls}, and it was not loaded. Read the record from the store, or "
@@ -126,9 +130,12 @@ def injected(record: Record, name: str) -> Any:
         return linked(values[name], known.links[name], model)
     if name in values:
         return values[name]
-    if known is not None and (name in known.fields or name in known.links or name in known.collections):
+    cls = type(record)
+    in_model = known is not None and (name in known.fields or name in known.links or name in known.collections)
+    # Python asks here again after a member raised NotLoaded, which is an AttributeError: say the same.
+    if in_model or name in cls.__ensue_members__ or name in cls.__ensue_given__ or hasattr(cls, name):
         raise not_loaded(record, name)
-    names = (*type(record).__ensue_members__, "id")
+    names = (*cls.__ensue_members__, "id")
     raise AttributeError(f"{type(record).__name__} has no {name!r}.{suggestion(name, names)}", name=name, obj=None)
 
 
