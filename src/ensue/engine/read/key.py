@@ -54,8 +54,8 @@ class Keys:
             return ("constant", value)
         self.literals.append(item)
         if isinstance(value, tuple):
-            return frozenset([member.__class__ for member in cast("tuple[Any, ...]", value)])
-        return value.__class__
+            return frozenset([_type(member) for member in cast("tuple[Any, ...]", value)])
+        return _type(value)
 
     def quantified(self, item: Quantified) -> Hashable:
         root = self._root(item.root)
@@ -83,6 +83,11 @@ class Keys:
             f"A read was given {item!r} ({type(item).__name__}) as a field, condition or order; expected an "
             f"expression such as `Post.title`, a selection such as `Post.author.fields(User.name)`, or a name."
         )
+
+
+def _type(value: Any) -> Hashable:
+    """What of a value decides how it is resolved: its class; and a float that is whole can stand for an int."""
+    return value.__class__ if value.__class__ is not float else (float, value.is_integer())
 
 
 def _name(_: Keys, item: str) -> Hashable:

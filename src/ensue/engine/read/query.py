@@ -17,7 +17,7 @@ from ensue.engine.read.build import LIMIT, OFFSET, Builder, Select, Window
 from ensue.engine.read.conditions import Conditions, Slot
 from ensue.engine.read.key import Keys
 from ensue.engine.read.layout import Decode, compile_decode
-from ensue.engine.read.selection import problem, select
+from ensue.engine.read.selection import select
 from ensue.engine.read.source import Column, Naming, Source, Tables
 from ensue.expression.literals import LiteralError, constant, constants
 from ensue.expression.sql import compile_statement
@@ -141,13 +141,6 @@ def compile_query(
     keys = Keys()
     query.key(keys)
     return Compiler(model, tables, dialect).compile(query, keys.literals)
-
-
-def check_window(limit: Any, offset: Any) -> None:
-    """Refuse a limit or offset that is no count."""
-    for name, value in (("limit", limit), ("offset", offset)):
-        if value is not None and (value.__class__ is not int or not 0 <= value < 2**63):
-            raise problem(f"`{name}=` got {value!r}; expected a whole number from 0 on.")
 
 
 def _only(rows: Sequence[Any]) -> list[Any]:

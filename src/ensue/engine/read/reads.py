@@ -13,8 +13,8 @@ from typing import Any
 
 from ensue.clock import Clock
 from ensue.engine.read.key import Keys
-from ensue.engine.read.query import CompiledQuery, Compiler, Query, check_window
-from ensue.engine.read.selection import problem
+from ensue.engine.read.query import CompiledQuery, Compiler, Query
+from ensue.engine.read.selection import check_window, problem
 from ensue.engine.read.source import Tables
 from ensue.errors import InternalError, NotFound, PlannedError
 from ensue.expression.trace import Expr, Path, Root

@@ -138,6 +138,7 @@ class _Selecting:
                     f"A record has one list under "
                     f"that name: write one `.fields(…)` with everything that is needed of it."
                 )
+            check_window(shape.limit)
             nested.limits = shape
         self._fill(target, shape.fields)
 
@@ -175,6 +176,13 @@ def link_named(record: RecordModel, name: str) -> LinkModel | None:
 def problem(message: str) -> DeclarationError:
     """The error of a read that asks for what can't be read."""
     return DeclarationError(Problem(CODE, message))
+
+
+def check_window(limit: Any, offset: Any = 0) -> None:
+    """Refuse a limit or offset that is no count."""
+    for name, value in (("limit", limit), ("offset", offset)):
+        if value is not None and (value.__class__ is not int or not 0 <= value < 2**63):
+            raise problem(f"`{name}=` got {value!r}; expected a whole number from 0 on.")
 
 
 def unknown(record: RecordModel, name: str) -> str:
