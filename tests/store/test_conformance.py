@@ -8,7 +8,8 @@ from ensue.store.driver import Driver
 from ensue.store.drivers.postgres import PostgresDriver
 from ensue.store.drivers.sqlite import SqliteDriver
 from ensue.store.url import parse_database_url
-from ensue.testing.driver_conformance import CASES, SHARED_CASES, WAIT_SECONDS, Case
+from ensue.testing.driver_conformance import CASES, SHARED_CASES
+from ensue.testing.driver_workbench import WAIT_SECONDS, Case
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

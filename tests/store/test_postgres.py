@@ -50,16 +50,19 @@ async def kill_others(driver: Driver) -> None:
 async def test_killed_connections_are_replaced(postgres_url: str) -> None:
     driver, killer = await opened(postgres_url), await opened(postgres_url)
     await driver.script([CREATE, ROWS])
-    with pytest.raises(Unavailable) as caught:
+
+    async def killed_in_the_middle(then: int) -> None:
         async with driver.transaction() as session:
             await session.run(work(ADD, (1,)))
             await kill_others(killer)
-            await session.run(work(ADD, (1,)))
+            for _ in range(then):
+                await session.run(work(ADD, (1,)))
+
+    with pytest.raises(Unavailable) as caught:
+        await killed_in_the_middle(1)
     assert caught.value.retryable
     with pytest.raises(Unavailable, match="not known") as caught:
-        async with driver.transaction() as session:
-            await session.run(work(ADD, (1,)))
-            await kill_others(killer)
+        await killed_in_the_middle(0)
     assert not caught.value.retryable
     slow = asyncio.create_task(driver.write(work(Statement("slow", "SELECT pg_sleep(20)", rows=True))))
     await asyncio.sleep(0.2)

@@ -84,7 +84,8 @@ async def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
     await driver.script([CREATE, Statement("limit", "PRAGMA max_page_count = 8", rows=True)])
     filling = Statement(
         "t.fill",
-        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 20000) INSERT INTO t (n) SELECT x FROM c",
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 20000) "
+        "INSERT INTO t (n) SELECT x FROM c",
     )
     with pytest.raises(Unavailable, match="disk is full"):
         await driver.write(work(INSERT, filling))
@@ -108,10 +109,12 @@ async def test_close_rolls_back_a_transaction_that_does_not_end(tmp_path: Path) 
     await driver.open()
     await driver.script([CREATE])
 
+    closed = asyncio.Event()
+
     async def hold() -> None:
         async with driver.transaction() as session:
             await session.run(work(INSERT))
-            await asyncio.sleep(1)
+            await closed.wait()
             await session.run(work(INSERT))
 
     async def wait() -> None:
@@ -120,6 +123,7 @@ async def test_close_rolls_back_a_transaction_that_does_not_end(tmp_path: Path) 
     holding, waiting = asyncio.create_task(hold()), asyncio.create_task(wait())
     await asyncio.sleep(0.05)
     await driver.close()
+    closed.set()
     for task in (waiting, holding):
         with pytest.raises(Unavailable):
             await task

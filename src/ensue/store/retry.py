@@ -37,7 +37,10 @@ async def with_retry(
     rng: random.Random | None = None,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> T:
-    """Await `operation()`, again while it raises `Conflict` (deadlock, serialization failure, SQLite's stale snapshot or busy)."""
+    """Await `operation()`, again while it raises `Conflict`.
+
+    That is a deadlock, a serialization failure, or a busy SQLite file in the middle of a transaction.
+    """
     for pause in retry_delays(attempts, rng=rng):
         try:
             return await operation()

@@ -63,8 +63,8 @@ class Transaction:
         if self.failure is None:
             return None
         error = UsageError(
-            f"A statement of this transaction failed ({self.failure}) and the error was caught, so the transaction was rolled "
-            "back. Let the error leave the transaction, or open a savepoint around what may fail."
+            f"A statement of this transaction failed ({self.failure}) and the error was caught, so the transaction was "
+            "rolled back. Let the error leave the transaction, or open a savepoint around what may fail."
         )
         error.__cause__ = self.failure
         return error
@@ -184,8 +184,8 @@ def refuse_own_transaction(driver: object, doing: str) -> None:
     session = current_session(driver)
     if session is not None and session.transaction.task is asyncio.current_task():
         raise UsageError(
-            f"{_task_name()} {doing} while it has a transaction open ({session.transaction}), and would wait for itself. "
-            "Use the session of the open transaction."
+            f"{_task_name()} {doing} while it has a transaction open ({session.transaction}), and would wait for "
+            "itself. Use the session of the open transaction."
         )
 
 

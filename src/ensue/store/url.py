@@ -49,8 +49,8 @@ _POSTGRES_OPTIONS = (
 class DatabaseUrl:
     """A parsed database URL; `shown` is it without secrets.
 
-    `path` (a file name or `":memory:"`) and `synchronous` are for SQLite; `dsn` and `pool` (most connections open at a time,
-    the one for notifications not counted) for PostgreSQL.
+    `path` (a file name or `":memory:"`) and `synchronous` are for SQLite; `dsn` and `pool` (most connections open at a
+    time, the one for notifications not counted) for PostgreSQL.
     """
 
     dialect: Dialect
@@ -72,8 +72,8 @@ class DatabaseUrl:
 def parse_database_url(text: str) -> DatabaseUrl:
     """Parse `text`; raises `DeclarationError` that says what is accepted.
 
-    >>> parse_database_url("postgresql://ann:secret@db.example/app?pool=5")
-    DatabaseUrl(dialect='postgresql', shown='postgresql://ann:***@db.example/app?pool=5', path='', synchronous='full', pool=5)
+    >>> print(parse_database_url("postgresql://ann:secret@db.example/app?pool=5"))
+    postgresql://ann:***@db.example/app?pool=5
     """
     scheme, separator, _ = text.partition("://")
     try:
@@ -114,8 +114,8 @@ def _sqlite(text: str, parts: SplitResult, options: dict[str, str]) -> DatabaseU
     path = unquote(parts.path.removeprefix("/"))
     if parts.netloc or parts.fragment or not path:
         raise DeclarationError(
-            f"The database URL {text!r} names no file: after sqlite: come three slashes and the file, four for an absolute "
-            f"path; write '?' and '#' in a file name as %3F and %23. {ACCEPTED}"
+            f"The database URL {text!r} names no file: after sqlite: come three slashes and the file, four for an "
+            f"absolute path; write '?' and '#' in a file name as %3F and %23. {ACCEPTED}"
         )
     synchronous = options.get("synchronous", "full")
     if synchronous not in _SYNCHRONOUS:
@@ -143,7 +143,8 @@ def _refuse_unknown(options: dict[str, str], known: Sequence[str], shown: str) -
     unknown = sorted(options.keys() - set(known))
     if unknown:
         raise DeclarationError(
-            f"The database URL {shown!r} has the unknown option {', '.join(unknown)}. Known here: {', '.join(known)}. {ACCEPTED}"
+            f"The database URL {shown!r} has the unknown option {', '.join(unknown)}. "
+            f"Known here: {', '.join(known)}. {ACCEPTED}"
         )
 
 

@@ -8,175 +8,99 @@ raises `AssertionError` if the driver does not conform.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Generator
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from ensue.errors import ConstraintViolated, EnsueError, InternalError, InvalidValue, Unavailable, UsageError
 from ensue.store.driver import Driver, Session
 from ensue.store.statement import Call, Request, Run, Statement
 from ensue.store.transaction import current_session
-
-WAIT_SECONDS = 20.0
-INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-TASKS_MAX = 24
-
-
-class Factory(Protocol):
-    """Makes drivers, not yet open, for one database."""
-
-    def __call__(self, *, wait_seconds: float = WAIT_SECONDS) -> Driver: ...
-
-
-Case = Callable[[Factory], Awaitable[None]]
-
-
-class _Boom(Exception):
-    """Raised by the cases where the work of an application would fail."""
-
-
-class _Tables:
-    """The statements of the cases in the driver's dialect."""
-
-    def __init__(self, driver: Driver) -> None:
-        sqlite = driver.dialect == "sqlite"
-        big, strict = ("INTEGER", " STRICT") if sqlite else ("bigint", "")
-        self.sqlite = sqlite
-        self.ddl = [
-            Statement("parent.create", f"CREATE TABLE parent (id {big} PRIMARY KEY, n {big} NOT NULL, t text){strict}"),
-            Statement(
-                "child.create",
-                f"CREATE TABLE child (id {big} PRIMARY KEY, parent_id {big} REFERENCES parent (id), a {big}, b {big}, "
-                f"UNIQUE (a, b), CONSTRAINT ck_child_positive CHECK (a > 0)){strict}",
-            ),
-        ]
-        self.insert = self.of("parent.insert", "INSERT INTO parent (id, n, t) VALUES (%, %, %)")
-        self.child = self.of("child.insert", "INSERT INTO child (id, parent_id, a, b) VALUES (%, %, %, %)")
-        self.add = self.of("parent.add", "UPDATE parent SET n = n + % WHERE id = %")
-        self.remove = self.of("parent.delete", "DELETE FROM parent WHERE id = %")
-        self.all = self.of("parent.all", "SELECT id, n, t FROM parent ORDER BY id", rows=True)
-        slow = "SELECT pg_sleep(20)"
-        if sqlite:
-            slow = (
-                "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3000000) SELECT max(x) FROM c"
-            )
-        self.slow = self.of("slow", slow, rows=True)
-
-    def of(self, name: str, text: str, *, rows: bool = False) -> Statement:
-        """A statement from text with % for each parameter."""
-        parts = text.split("%")
-        marks = ["?" if self.sqlite else f"${number}" for number in range(1, len(parts))]
-        return Statement(name, "".join(part + mark for part, mark in zip(parts, [*marks, ""], strict=True)), rows)
-
-
-def _do(*runs: tuple[Statement, Sequence[Any]]) -> Generator[Request, Any, list[tuple[Any, ...]]]:
-    answer: list[tuple[Any, ...]] = []
-    for statement, params in runs:
-        answer = yield Run(statement, params)
-    return answer
-
-
-def _many(statement: Statement, params: Sequence[Sequence[Any]]) -> Generator[Request, Any, None]:
-    yield Run(statement, params, many=True)
-
-
-@asynccontextmanager
-async def _opened(
-    factory: Factory, *, wait_seconds: float = WAIT_SECONDS, rows: int = 1
-) -> AsyncGenerator[tuple[Driver, _Tables]]:
-    driver = factory(wait_seconds=wait_seconds)
-    await driver.open()
-    try:
-        tables = _Tables(driver)
-        await driver.script(tables.ddl)
-        await driver.write(_many(tables.insert, [(number, 0, "x") for number in range(1, rows + 1)]))
-        yield driver, tables
-    finally:
-        await driver.close()
-
-
-async def _numbers(driver: Driver, tables: _Tables) -> list[int]:
-    return [n for _, n, _ in await driver.read(_do((tables.all, ())))]
-
-
-async def _raises(kind: type[BaseException], awaitable: Awaitable[Any]) -> Any:
-    try:
-        result = await awaitable
-    except kind as error:
-        return error
-    raise AssertionError(f"expected {kind.__name__}, found the result {result!r}")
-
+from ensue.testing.driver_workbench import (
+    INT64_MAX,
+    INT64_MIN,
+    TASKS_MAX,
+    WAIT_SECONDS,
+    Boom,
+    Case,
+    Factory,
+    Tables,
+    do,
+    many,
+    numbers,
+    opened,
+    raises,
+)
 
 # --- Transactions ----------------------------------------------------------------------------------------------------
 
 
 async def a_write_commits_or_leaves_nothing(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
 
         def failing() -> Generator[Request, Any, None]:
             yield Run(tables.add, (5, 1))
-            raise _Boom
+            raise Boom
 
         def returning() -> Generator[Request, Any, str]:
             assert (yield Run(tables.add, (1, 1))) == []
             rows = yield Run(tables.all)
             return f"seen {rows!r}"
 
-        await _raises(_Boom, driver.write(failing()))
-        assert await _numbers(driver, tables) == [0]
+        await raises(Boom, driver.write(failing()))
+        assert await numbers(driver, tables) == [0]
         assert await driver.write(returning()) == "seen [(1, 1, 'x')]"
-        assert await _numbers(driver, tables) == [1]
-        assert await driver.write(_do()) == []
+        assert await numbers(driver, tables) == [1]
+        assert await driver.write(do()) == []
 
 
 async def a_transaction_commits_or_leaves_nothing(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         async with driver.transaction() as session:
-            await session.run(_do((tables.add, (1, 1))))
-            assert (await session.run(_do((tables.all, ())))) == [(1, 1, "x")]
+            await session.run(do((tables.add, (1, 1))))
+            assert (await session.run(do((tables.all, ())))) == [(1, 1, "x")]
 
         async def failing() -> None:
             async with driver.transaction() as session:
-                await session.run(_do((tables.add, (1, 1))))
-                raise _Boom
+                await session.run(do((tables.add, (1, 1))))
+                raise Boom
 
-        await _raises(_Boom, failing())
-        assert await _numbers(driver, tables) == [1]
+        await raises(Boom, failing())
+        assert await numbers(driver, tables) == [1]
 
 
 async def savepoints_nest(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
 
         async def rolled_back(session: Any, depth: int) -> None:
             async with session.savepoint():
-                await session.run(_do((tables.add, (10**depth, 1))))
+                await session.run(do((tables.add, (10**depth, 1))))
                 if depth < 3:
-                    await _raises(_Boom, rolled_back(session, depth + 1))
-                raise _Boom
+                    await raises(Boom, rolled_back(session, depth + 1))
+                raise Boom
 
         async with driver.transaction() as session:
-            await session.run(_do((tables.add, (1, 1))))
-            await _raises(_Boom, rolled_back(session, 1))
+            await session.run(do((tables.add, (1, 1))))
+            await raises(Boom, rolled_back(session, 1))
             async with session.savepoint():
-                await session.run(_do((tables.add, (2, 1))))
+                await session.run(do((tables.add, (2, 1))))
                 async with session.savepoint():
-                    await session.run(_do((tables.add, (4, 1))))
-                await _raises(_Boom, rolled_back(session, 1))
-        assert await _numbers(driver, tables) == [7]
+                    await session.run(do((tables.add, (4, 1))))
+                await raises(Boom, rolled_back(session, 1))
+        assert await numbers(driver, tables) == [7]
 
 
 async def a_failed_statement_can_be_undone_by_a_savepoint_only(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         taken = (1, 0, "again")
 
         async def swallowing() -> None:
             async with driver.transaction() as session:
-                await session.run(_do((tables.add, (1, 1))))
-                await _raises(ConstraintViolated, session.run(_do((tables.insert, taken))))
-                await _raises(UsageError, session.run(_do((tables.add, (1, 1)))))
+                await session.run(do((tables.add, (1, 1))))
+                await raises(ConstraintViolated, session.run(do((tables.insert, taken))))
+                await raises(UsageError, session.run(do((tables.add, (1, 1)))))
 
         def swallowing_work() -> Generator[Request, Any, None]:
             yield Run(tables.add, (1, 1))
@@ -185,38 +109,38 @@ async def a_failed_statement_can_be_undone_by_a_savepoint_only(factory: Factory)
             except ConstraintViolated:
                 return
 
-        await _raises(UsageError, swallowing())
-        await _raises(UsageError, driver.write(swallowing_work()))
-        assert await _numbers(driver, tables) == [0]
+        await raises(UsageError, swallowing())
+        await raises(UsageError, driver.write(swallowing_work()))
+        assert await numbers(driver, tables) == [0]
 
         async def failing(session: Any) -> None:
             async with session.savepoint():
-                await session.run(_do((tables.insert, taken)))
+                await session.run(do((tables.insert, taken)))
 
         async with driver.transaction() as session:
-            await _raises(ConstraintViolated, failing(session))
-            await session.run(_do((tables.add, (3, 1))))
-        assert await _numbers(driver, tables) == [3]
+            await raises(ConstraintViolated, failing(session))
+            await session.run(do((tables.add, (3, 1))))
+        assert await numbers(driver, tables) == [3]
 
 
 async def a_transaction_belongs_to_its_task(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         async with driver.transaction() as session:
-            foreign = asyncio.create_task(session.run(_do((tables.add, (1, 1)))), name="stranger")
-            error = await _raises(UsageError, foreign)
+            foreign = asyncio.create_task(session.run(do((tables.add, (1, 1)))), name="stranger")
+            error = await raises(UsageError, foreign)
             assert "stranger" in str(error), error
-            await _raises(UsageError, driver.write(_do((tables.add, (1, 1)))))
-            await _raises(UsageError, driver.transaction().__aenter__())
-            await session.run(_do((tables.add, (1, 1))))
-        await _raises(UsageError, session.run(_do((tables.add, (1, 1)))))
-        assert await _numbers(driver, tables) == [1]
+            await raises(UsageError, driver.write(do((tables.add, (1, 1)))))
+            await raises(UsageError, driver.transaction().__aenter__())
+            await session.run(do((tables.add, (1, 1))))
+        await raises(UsageError, session.run(do((tables.add, (1, 1)))))
+        assert await numbers(driver, tables) == [1]
 
 
 # --- Calls -----------------------------------------------------------------------------------------------------------
 
 
 async def a_call_runs_in_the_callers_task(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         seen: list[object] = []
 
         async def function(_: Session) -> str:
@@ -238,16 +162,16 @@ async def a_call_runs_in_the_callers_task(factory: Factory) -> None:
 
 
 async def an_exception_in_a_call_is_raised_at_its_yield(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
 
         async def failing(_: Session) -> None:
-            raise _Boom
+            raise Boom
 
         def catching() -> Generator[Request, Any, str]:
             yield Run(tables.add, (1, 1))
             try:
                 yield Call(failing)
-            except _Boom:
+            except Boom:
                 yield Run(tables.add, (2, 1))
             return "went on"
 
@@ -257,17 +181,17 @@ async def an_exception_in_a_call_is_raised_at_its_yield(factory: Factory) -> Non
             yield Run(tables.add, (100, 1))
             yield Call(failing)
 
-        await _raises(_Boom, driver.write(letting()))
-        assert await _numbers(driver, tables) == [3]
+        await raises(Boom, driver.write(letting()))
+        assert await numbers(driver, tables) == [3]
 
 
 async def a_call_reads_inside_the_transaction_it_interrupts(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
 
         async def looking(session: Session) -> list[Any]:
             assert current_session(driver) is session
-            await _raises(UsageError, driver.write(_do((tables.add, (1, 1)))))
-            return await session.run(_do((tables.all, ())))
+            await raises(UsageError, driver.write(do((tables.add, (1, 1)))))
+            return await session.run(do((tables.all, ())))
 
         def work() -> Generator[Request, Any, list[Any]]:
             yield Run(tables.add, (1, 1))
@@ -279,7 +203,7 @@ async def a_call_reads_inside_the_transaction_it_interrupts(factory: Factory) ->
         assert current_session(driver) is None
 
         async def reading(session: Session) -> list[Any]:
-            return await session.run(_do((tables.all, ())))
+            return await session.run(do((tables.all, ())))
 
         def nested() -> Generator[Request, Any, list[Any]]:
             return (yield Call(reading))
@@ -288,7 +212,7 @@ async def a_call_reads_inside_the_transaction_it_interrupts(factory: Factory) ->
 
 
 async def nothing_of_others_runs_during_a_call(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
 
         async def pausing(_: Session) -> None:
             await asyncio.sleep(0.01)
@@ -301,42 +225,42 @@ async def nothing_of_others_runs_during_a_call(factory: Factory) -> None:
             assert tables.sqlite is False or rows[0][1] == n + 1
 
         await asyncio.gather(*(driver.write(work()) for _ in range(8)))
-        assert await _numbers(driver, tables) == [8]
+        assert await numbers(driver, tables) == [8]
 
 
 # --- Statements ------------------------------------------------------------------------------------------------------
 
 
 async def many_runs_once_for_each(factory: Factory) -> None:
-    async with _opened(factory, rows=3) as (driver, tables):
-        await driver.write(_many(tables.add, [(number, number) for number in (1, 2, 3)]))
-        assert await _numbers(driver, tables) == [1, 2, 3]
-        await _raises(ConstraintViolated, driver.write(_many(tables.insert, [(4, 0, "x"), (4, 0, "y")])))
-        assert await _numbers(driver, tables) == [1, 2, 3]
-        await driver.write(_many(tables.add, []))
+    async with opened(factory, rows=3) as (driver, tables):
+        await driver.write(many(tables.add, [(number, number) for number in (1, 2, 3)]))
+        assert await numbers(driver, tables) == [1, 2, 3]
+        await raises(ConstraintViolated, driver.write(many(tables.insert, [(4, 0, "x"), (4, 0, "y")])))
+        assert await numbers(driver, tables) == [1, 2, 3]
+        await driver.write(many(tables.add, []))
 
 
 async def observers_see_every_statement(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         seen: list[tuple[str, int]] = []
         driver.observers.append(lambda statement, count: seen.append((statement.name, count)))
-        await driver.write(_do((tables.add, (1, 1)), (tables.all, ())))
+        await driver.write(do((tables.add, (1, 1)), (tables.all, ())))
         assert seen == [("begin", 1), ("parent.add", 1), ("parent.all", 1), ("commit", 1)], seen
         seen.clear()
-        await driver.read(_do((tables.all, ())))
+        await driver.read(do((tables.all, ())))
         assert seen == [("parent.all", 1)], seen
         seen.clear()
-        await _raises(ConstraintViolated, driver.write(_many(tables.insert, [(7, 0, "x"), (7, 0, "x")])))
+        await raises(ConstraintViolated, driver.write(many(tables.insert, [(7, 0, "x"), (7, 0, "x")])))
         assert seen == [("begin", 1), ("parent.insert", 2), ("rollback", 1)], seen
         seen.clear()
         async with driver.transaction() as session, session.savepoint():
-            await session.run(_do((tables.all, ())))
+            await session.run(do((tables.all, ())))
         names = ["begin", "savepoint", "parent.all", "release", "commit"]
         assert seen == [(name, 1) for name in names], seen
 
 
 async def values_round_trip(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         columns: list[tuple[str, str, list[Any]]] = [
             ("INTEGER", "bigint", [INT64_MIN, INT64_MAX, 0, -1, None]),
             ("REAL", "double precision", [0.1, -1e308, 5e-324, None]),
@@ -364,9 +288,9 @@ async def values_round_trip(factory: Factory) -> None:
                 [Statement("value.create", f"CREATE TABLE {table} (id {big} PRIMARY KEY, v {kind}){strict}")]
             )
             insert = tables.of("value.insert", f"INSERT INTO {table} (id, v) VALUES (%, %)")
-            await driver.write(_many(insert, list(enumerate(values))))
+            await driver.write(many(insert, list(enumerate(values))))
             select = tables.of("value.all", f"SELECT v FROM {table} ORDER BY id", rows=True)
-            rows = await driver.read(_do((select, ())))
+            rows = await driver.read(do((select, ())))
             assert rows == [(value,) for value in values], (kind, rows)
             assert all(type(row) is tuple for row in rows), "rows are tuples"
 
@@ -375,11 +299,11 @@ async def values_round_trip(factory: Factory) -> None:
 
 
 async def refused_writes_name_the_constraint(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
-        await driver.write(_do((tables.child, (1, 1, 1, 2))))
+    async with opened(factory) as (driver, tables):
+        await driver.write(do((tables.child, (1, 1, 1, 2))))
 
         async def refused(statement: Statement, *params: Any) -> tuple[str, str, set[str]]:
-            error = await _raises(ConstraintViolated, driver.write(_do((statement, params))))
+            error = await raises(ConstraintViolated, driver.write(do((statement, params))))
             return error.reason, error.constraint, set(error.fields)
 
         assert await refused(tables.insert, 1, 0, "x") == ("unique", "parent(id)", {"id"})
@@ -389,12 +313,12 @@ async def refused_writes_name_the_constraint(factory: Factory) -> None:
         # SQLite does not tell which reference it was.
         assert (await refused(tables.child, 2, 99, 5, 5))[0] == "reference"
         assert (await refused(tables.remove, 1))[0] == "reference"
-        assert await _numbers(driver, tables) == [0]
+        assert await numbers(driver, tables) == [0]
 
 
 async def values_that_cannot_be_stored_are_invalid(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
-        await driver.write(_do((tables.add, (INT64_MAX, 1))))
+    async with opened(factory) as (driver, tables):
+        await driver.write(do((tables.add, (INT64_MAX, 1))))
         for statement, params in (
             (tables.add, (1, 1)),
             (tables.add, (INT64_MAX + 1, 1)),
@@ -402,13 +326,13 @@ async def values_that_cannot_be_stored_are_invalid(factory: Factory) -> None:
             (tables.insert, (2, 0, "a\0b")),
             (tables.insert, (2, 0, "\ud800")),
         ):
-            await _raises(InvalidValue, driver.write(_do((statement, params))))
-            await _raises(InvalidValue, driver.write(_many(statement, [params])))
-        assert await _numbers(driver, tables) == [INT64_MAX]
+            await raises(InvalidValue, driver.write(do((statement, params))))
+            await raises(InvalidValue, driver.write(many(statement, [params])))
+        assert await numbers(driver, tables) == [INT64_MAX]
 
 
 async def a_broken_statement_is_a_defect(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         for broken, params in (
             (Statement("broken.syntax", "SELEC 1", rows=True), ()),
             (Statement("broken.table", "SELECT 1 FROM nowhere", rows=True), ()),
@@ -416,7 +340,7 @@ async def a_broken_statement_is_a_defect(factory: Factory) -> None:
             (Statement("broken.type", tables.add.text), (object(), 1)),
         ):
             for run in (driver.write, driver.read):
-                error = await _raises(InternalError, run(_do((broken, params))))
+                error = await raises(InternalError, run(do((broken, params))))
                 assert broken.name in str(error), error
                 assert broken.text in str(error), error
 
@@ -425,55 +349,55 @@ async def a_broken_statement_is_a_defect(factory: Factory) -> None:
 
 
 async def concurrent_writers_lose_nothing(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
 
         async def in_transaction() -> None:
             async with driver.transaction() as session:
-                await session.run(_do((tables.add, (1, 1))))
+                await session.run(do((tables.add, (1, 1))))
                 await asyncio.sleep(0)
-                await session.run(_do((tables.add, (1, 1))))
+                await session.run(do((tables.add, (1, 1))))
 
-        writes = [driver.write(_do((tables.add, (1, 1)))) for _ in range(TASKS_MAX)]
-        reads = [driver.read(_do((tables.all, ()))) for _ in range(TASKS_MAX)]
+        writes = [driver.write(do((tables.add, (1, 1)))) for _ in range(TASKS_MAX)]
+        reads = [driver.read(do((tables.all, ()))) for _ in range(TASKS_MAX)]
         await asyncio.gather(*writes, *(in_transaction() for _ in range(TASKS_MAX)), *reads)
-        assert await _numbers(driver, tables) == [3 * TASKS_MAX]
+        assert await numbers(driver, tables) == [3 * TASKS_MAX]
 
 
 async def a_read_never_sees_what_is_not_committed(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         async with driver.transaction() as session:
-            await session.run(_do((tables.add, (1, 1))))
-            reading = asyncio.create_task(_numbers(driver, tables))
+            await session.run(do((tables.add, (1, 1))))
+            reading = asyncio.create_task(numbers(driver, tables))
             await asyncio.wait([reading], timeout=0.2)
             early = reading.done()
             assert not early or reading.result() == [0], reading.result()
         assert await reading == [0 if early else 1]
-        assert await _numbers(driver, tables) == [1]
+        assert await numbers(driver, tables) == [1]
 
 
 async def waiting_ends_with_an_error_that_names_the_holder(factory: Factory) -> None:
-    async with _opened(factory, wait_seconds=0.3) as (driver, tables):
+    async with opened(factory, wait_seconds=0.3) as (driver, tables):
         done = asyncio.Event()
 
         async def holding() -> None:
             async with driver.transaction() as session:
-                await session.run(_do((tables.all, ())))
+                await session.run(do((tables.all, ())))
                 await done.wait()
 
         tasks = [asyncio.create_task(holding(), name=f"holder-{number}") for number in range(TASKS_MAX)]
         await asyncio.wait(tasks, timeout=WAIT_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
-        error = await _raises(Unavailable, driver.write(_do((tables.add, (1, 1)))))
+        error = await raises(Unavailable, driver.write(do((tables.add, (1, 1)))))
         done.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert error.retryable
         assert "'holder-" in str(error), error
         assert "driver_conformance.py:" in str(error), error
-        await driver.write(_do((tables.add, (1, 1))))
-        assert await _numbers(driver, tables) == [1]
+        await driver.write(do((tables.add, (1, 1))))
+        assert await numbers(driver, tables) == [1]
 
 
 async def cancellation_leaves_nothing_open(factory: Factory) -> None:
-    async with _opened(factory, wait_seconds=WAIT_SECONDS) as (driver, tables):
+    async with opened(factory, wait_seconds=WAIT_SECONDS) as (driver, tables):
 
         async def forever(_: Session) -> None:
             await asyncio.Event().wait()
@@ -484,7 +408,7 @@ async def cancellation_leaves_nothing_open(factory: Factory) -> None:
 
         async def in_body() -> None:
             async with driver.transaction() as session:
-                await session.run(_do((tables.add, (1, 1))))
+                await session.run(do((tables.add, (1, 1))))
                 await forever(session)
 
         async def in_savepoint() -> None:
@@ -494,23 +418,23 @@ async def cancellation_leaves_nothing_open(factory: Factory) -> None:
         slow = (tables.add, (1, 1)), (tables.slow, ()), (tables.add, (1, 1))
         for start in (
             lambda: driver.write(in_call()),
-            lambda: driver.write(_do(*slow)),
-            lambda: driver.read(_do((tables.slow, ()))),
-            lambda: driver.read(_do((tables.slow, ()), (tables.slow, ()))),
+            lambda: driver.write(do(*slow)),
+            lambda: driver.read(do((tables.slow, ()))),
+            lambda: driver.read(do((tables.slow, ()), (tables.slow, ()))),
             in_body,
             in_savepoint,
         ):
             task = asyncio.ensure_future(start())
             await asyncio.sleep(0.05)
             task.cancel()
-            await _raises(asyncio.CancelledError, asyncio.wait_for(task, WAIT_SECONDS))
-            assert await asyncio.wait_for(_numbers(driver, tables), WAIT_SECONDS) == [0]
-        await driver.write(_do((tables.add, (1, 1))))
-        assert await _numbers(driver, tables) == [1]
+            await raises(asyncio.CancelledError, asyncio.wait_for(task, WAIT_SECONDS))
+            assert await asyncio.wait_for(numbers(driver, tables), WAIT_SECONDS) == [0]
+        await driver.write(do((tables.add, (1, 1))))
+        assert await numbers(driver, tables) == [1]
 
 
 async def cancellation_at_any_step_leaves_nothing_open(factory: Factory) -> None:
-    async with _opened(factory, rows=2) as (driver, tables):
+    async with opened(factory, rows=2) as (driver, tables):
         done = 0
         for steps in range(30):
             async with asyncio.timeout(WAIT_SECONDS):
@@ -520,13 +444,13 @@ async def cancellation_at_any_step_leaves_nothing_open(factory: Factory) -> None
                 task.cancel()
                 await asyncio.wait([task])
                 assert task.cancelled() or task.exception() is None, repr(task.exception())
-                ((_, first, _), (_, second, _)) = await driver.read(_do((tables.all, ())))
+                ((_, first, _), (_, second, _)) = await driver.read(do((tables.all, ())))
                 assert first + second == 0, "half of a transaction was committed"
                 done += 1
         assert done == 30
 
 
-async def _transfer(driver: Driver, tables: _Tables) -> None:
+async def _transfer(driver: Driver, tables: Tables) -> None:
     async def pausing(_: Session) -> None:
         await asyncio.sleep(0)
 
@@ -538,21 +462,21 @@ async def _transfer(driver: Driver, tables: _Tables) -> None:
     await driver.write(work())
     async with driver.transaction() as session:
         async with session.savepoint():
-            await session.run(_do((tables.add, (1, 1))))
-        await session.run(_do((tables.add, (-1, 2))))
+            await session.run(do((tables.add, (1, 1))))
+        await session.run(do((tables.add, (-1, 2))))
 
 
 async def queued_work_can_be_cancelled(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         async with driver.transaction() as session:
-            await session.run(_do((tables.add, (1, 1))))
-            queued = [asyncio.create_task(driver.write(_do((tables.add, (1, 1))))) for _ in range(TASKS_MAX)]
+            await session.run(do((tables.add, (1, 1))))
+            queued = [asyncio.create_task(driver.write(do((tables.add, (1, 1))))) for _ in range(TASKS_MAX)]
             await asyncio.sleep(0.05)
             for task in queued:
                 task.cancel()
             await asyncio.wait(queued)
             assert all(task.cancelled() for task in queued)
-        assert await _numbers(driver, tables) == [1]
+        assert await numbers(driver, tables) == [1]
 
 
 # --- Life ------------------------------------------------------------------------------------------------------------
@@ -560,10 +484,10 @@ async def queued_work_can_be_cancelled(factory: Factory) -> None:
 
 async def a_closed_driver_refuses_and_opens_again(factory: Factory) -> None:
     driver = factory()
-    tables = _Tables(driver)
+    tables = Tables(driver)
     for _ in range(2):
-        await _raises(Unavailable, driver.read(_do((tables.all, ()))))
-        await _raises(Unavailable, driver.write(_do((tables.all, ()))))
+        await raises(Unavailable, driver.read(do((tables.all, ()))))
+        await raises(Unavailable, driver.write(do((tables.all, ()))))
         await driver.open()
         await driver.script(
             [Statement("x.drop", "DROP TABLE IF EXISTS x"), Statement("x.create", "CREATE TABLE x (n int)")]
@@ -573,7 +497,7 @@ async def a_closed_driver_refuses_and_opens_again(factory: Factory) -> None:
 
 
 async def closing_waits_for_what_runs(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
 
         async def pausing(_: Session) -> None:
             await asyncio.sleep(0.1)
@@ -591,21 +515,21 @@ async def closing_waits_for_what_runs(factory: Factory) -> None:
 
 
 async def a_second_driver_sees_what_was_committed(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         other = factory()
         await other.open()
         try:
-            await driver.write(_do((tables.add, (1, 1))))
-            assert await _numbers(other, tables) == [1]
-            writers = [each.write(_do((tables.add, (1, 1)))) for each in (driver, other) * TASKS_MAX]
+            await driver.write(do((tables.add, (1, 1))))
+            assert await numbers(other, tables) == [1]
+            writers = [each.write(do((tables.add, (1, 1)))) for each in (driver, other) * TASKS_MAX]
             await asyncio.gather(*writers)
-            assert await _numbers(driver, tables) == await _numbers(other, tables) == [1 + 2 * TASKS_MAX]
+            assert await numbers(driver, tables) == await numbers(other, tables) == [1 + 2 * TASKS_MAX]
         finally:
             await other.close()
 
 
 async def watching_hears_of_other_processes(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
+    async with opened(factory) as (driver, tables):
         heard = asyncio.Event()
         await driver.watch(lambda _: heard.set())
         notify = [] if tables.sqlite else [(Statement("notify", "SELECT pg_notify('ensue', 'x')", rows=True), ())]
@@ -614,17 +538,17 @@ async def watching_hears_of_other_processes(factory: Factory) -> None:
         try:
             for _ in range(3):
                 heard.clear()
-                await other.write(_do((tables.add, (1, 1)), *notify))
+                await other.write(do((tables.add, (1, 1)), *notify))
                 await asyncio.wait_for(heard.wait(), WAIT_SECONDS)
         finally:
             await other.close()
 
 
 async def opening_what_is_open_is_refused(factory: Factory) -> None:
-    async with _opened(factory) as (driver, tables):
-        await _raises(UsageError, driver.open())
-        assert await _numbers(driver, tables) == [0]
-        assert await _raises(EnsueError, _close_inside(driver))
+    async with opened(factory) as (driver, tables):
+        await raises(UsageError, driver.open())
+        assert await numbers(driver, tables) == [0]
+        assert await raises(EnsueError, _close_inside(driver))
 
 
 async def _close_inside(driver: Driver) -> None:

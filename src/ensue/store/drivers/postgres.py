@@ -31,7 +31,7 @@ from ensue.store.transaction import (
 from ensue.store.url import DatabaseUrl
 
 try:
-    import asyncpg
+    import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
     from ensue.store.drivers import postgres_errors
     from ensue.store.drivers.postgres_listen import Listener
@@ -117,11 +117,10 @@ class PostgresDriver:
         except UsageError:
             work.close()
             raise
-        connection = await self._acquire(work)
+        connection = await self._begin(work)
         transaction = Transaction(asyncio.current_task())
         self._holders[transaction] = None
         try:
-            await self._begin(connection, work)
             result = await self._drive(connection, work, transaction)
             await self._commit(connection, transaction)
             return result
@@ -150,13 +149,7 @@ class PostgresDriver:
 
     async def begin_session(self, transaction: Transaction) -> "PostgresSession":
         """For `transaction()`: take a connection and BEGIN."""
-        connection = await self._acquire(None)
-        try:
-            await self._begin(connection, None)
-        except BaseException:
-            await _settled(self._rollback(connection))
-            await self._release(connection)
-            raise
+        connection = await self._begin(None)
         self._holders[transaction] = None
         return PostgresSession(self, transaction, connection)
 
@@ -196,8 +189,8 @@ class PostgresDriver:
         }
 
     async def _connect(self) -> Any:
-        connection: Any = await asyncpg.connect(**self._connect_options())
-        return connection
+        connect: Any = asyncpg.connect  # pyright: ignore
+        return await connect(**self._connect_options())
 
     async def _check_version(self) -> None:
         connection = await self._acquire(None)
@@ -215,35 +208,45 @@ class PostgresDriver:
         try:
             if self._pool is None:
                 raise Unavailable(f"The database {self._url} is not open.")
-            # The connection behind the pool's proxy: the proxy is of no use once the connection is lost, not even to ask that.
+            # Not the pool's proxy: once the connection is lost, that can't even be asked whether it is.
             proxy = await self._pool.acquire(timeout=self._wait_seconds)
-            return proxy._con  # pyright: ignore[reportPrivateUsage]
+            return proxy._con
         except BaseException as error:
             if work is not None:
                 work.close()
             if isinstance(error, TimeoutError):
                 raise Unavailable(
-                    f"None of the {self._url.pool} connections to {self._url} was free within {self._wait_seconds:g} s. The longest "
-                    f"in use is held by {next(iter(self._holders), 'reads')}. Keep transactions short, and await nothing slow "
-                    "inside of them; or raise ?pool= in the URL."
+                    f"None of the {self._url.pool} connections to {self._url} was free within {self._wait_seconds:g} "
+                    f"s. The longest in use is held by {next(iter(self._holders), 'reads')}. Keep transactions "
+                    "short, and await nothing slow inside of them; or raise ?pool= in the URL."
                 ) from error
             if isinstance(error, Exception):
                 raise postgres_errors.translate(error, CONNECT, str(self._url)) from error
             raise
 
     async def _release(self, connection: Any) -> None:
-        proxy = connection._proxy  # pyright: ignore[reportPrivateUsage]
+        proxy = connection._proxy
         if proxy is not None:
             # The holder's pool, as `close` has taken away ours while it waits for this.
-            await proxy._holder._pool.release(proxy)  # pyright: ignore[reportPrivateUsage]
+            await proxy._holder._pool.release(proxy)
 
-    async def _begin(self, connection: Any, work: Work[Any] | None) -> None:
-        try:
-            await self._execute(connection, BEGIN)
-        except BaseException:
-            if work is not None:
-                work.close()
-            raise
+    async def _begin(self, work: Work[Any] | None) -> Any:
+        """A connection with a transaction begun. Those that were lost while nobody used them are replaced unnoticed."""
+        for lost in range(self._url.pool + 1):
+            connection = await self._acquire(work)
+            try:
+                await self._execute(connection, BEGIN)
+            except BaseException as error:
+                await _settled(self._rollback(connection))
+                replaceable = isinstance(error, Unavailable) and connection.is_closed() and lost < self._url.pool
+                await self._release(connection)
+                if replaceable:
+                    continue
+                if work is not None:
+                    work.close()
+                raise
+            return connection
+        raise AssertionError("the last attempt returns or raises")
 
     async def _commit(self, connection: Any, transaction: Transaction) -> None:
         failure = transaction.uncommittable()
@@ -260,7 +263,7 @@ class PostgresDriver:
         """End an open transaction; a connection that can't is closed, which makes the server do it."""
         if connection.is_closed():
             return
-        # Whether one is open is not asked: while a cancelled statement is being cancelled, the answer may be out of date.
+        # Whether one is open is not asked: while a statement is being cancelled, the answer may be out of date.
         try:
             await self._execute(connection, ROLLBACK)
         except EnsueError:
@@ -272,7 +275,7 @@ class PostgresDriver:
         try:
             await connection.execute(statement.text)
         except Exception as error:
-            raise postgres_errors.translate(error, statement, str(self._url)) from error
+            raise self._failed(connection, error, statement) from error
 
     async def _drive(self, connection: Any, work: Work[T], transaction: Transaction | None) -> T:
         answer: Any = None
@@ -297,10 +300,15 @@ class PostgresDriver:
         try:
             return await self._run(connection, request, transaction)
         except Exception as failure:
-            error = postgres_errors.translate(failure, request.statement, str(self._url))
+            error = self._failed(connection, failure, request.statement)
             if transaction is not None and transaction.failure is None:
                 transaction.failure = error
             raise error from failure
+
+    def _failed(self, connection: Any, error: Exception, statement: Statement) -> EnsueError:
+        if postgres_errors.makes_unusable(error):
+            connection.terminate()
+        return postgres_errors.translate(error, statement, str(self._url))
 
     async def _run(self, connection: Any, request: Run, transaction: Transaction | None) -> list[tuple[Any, ...]]:
         statement, params = request.statement, request.params

@@ -8,7 +8,7 @@ import asyncio
 import re
 from typing import Any
 
-import asyncpg
+import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
 from ensue.errors import Conflict, EnsueError, Unavailable
 from ensue.store import violations
@@ -39,6 +39,11 @@ def translate(error: BaseException, statement: Statement, shown: str) -> EnsueEr
     return translated
 
 
+def makes_unusable(error: BaseException) -> bool:
+    """Whether asyncpg lost track of the connection's state, as when a server says farewell and hangs up later."""
+    return isinstance(error, asyncpg.InternalClientError)
+
+
 def lost(error: BaseException, doing: str, shown: str) -> Unavailable:
     """The server can't be reached, or the connection broke."""
     unavailable = Unavailable(
@@ -59,7 +64,7 @@ def _translate(error: BaseException, statement: Statement, shown: str) -> EnsueE
         return _of_server(error, statement, shown)
     if isinstance(error, UnicodeEncodeError):
         return violations.unstorable_text()
-    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)) and "connection" not in str(error):
+    if isinstance(error, asyncpg.InterfaceError) and "connection" not in str(error):
         return violations.broken_statement(statement, error)
     if isinstance(error, (OSError, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return lost(error, statement.name, shown)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 CHANNEL = "ensue"
@@ -43,7 +44,7 @@ class Listener:
     async def _listen(self) -> tuple[Any, asyncio.Event]:
         connection, ended = await self._connect(), asyncio.Event()
         try:
-            connection.add_termination_listener(lambda _: ended.set())
+            connection.add_termination_listener(partial(_end, ended))
             await connection.add_listener(CHANNEL, self._heard)
         except BaseException:
             connection.terminate()
@@ -70,12 +71,12 @@ class Listener:
         while not ended.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), PROBE_SECONDS)
-                return None
+                return
             try:
                 await connection.execute("SELECT 1", timeout=PROBE_WAIT_SECONDS)
             except Exception as error:  # noqa: BLE001 - any failure means a new connection
                 self._report("The connection that listens for other processes' commits is gone; reconnecting.", error)
-                return
+                break
 
     async def _listen_again(self) -> tuple[Any, asyncio.Event]:
         pause = PAUSE_FIRST_SECONDS
@@ -92,3 +93,7 @@ class Listener:
     @staticmethod
     def _report(message: str, error: Exception) -> None:
         asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+
+
+def _end(ended: asyncio.Event, _connection: object) -> None:
+    ended.set()

@@ -290,8 +290,8 @@ class SqliteDriver:
     def _expire(self, errand: Errand) -> None:
         holder = self._lanes[0].holder if self._lanes else None
         error = Unavailable(
-            f"The writer of {self._url} was not free within {self._wait_seconds:g} s; it is held by {holder or 'nobody'}. "
-            "Keep transactions short, and await nothing slow inside of them."
+            f"The writer of {self._url} was not free within {self._wait_seconds:g} s; it is held by "
+            f"{holder or 'nobody'}. Keep transactions short, and await nothing slow inside of them."
         )
         if errand.withdraw(error):
             errand.settle()

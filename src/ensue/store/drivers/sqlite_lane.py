@@ -36,8 +36,9 @@ OPEN = Statement("open", "")
 class Errand:
     """Work for a lane, and the future of its present leg.
 
-    `begins` and `ends` say what is done around `work`; `commits` how it ends. Attributes below are written by one side at a time:
-    the lane's between `put` and `settle`, the loop's otherwise; `cancelled` is a flag that the loop may raise at any time.
+    `begins` and `ends` say what is done around `work`, `commits` how it ends. What is below is written by one side
+    at a time: by the lane between `put` and `settle`, by the loop otherwise. `cancelled` is a flag that the loop may
+    raise at any time.
     """
 
     __slots__ = (
@@ -228,8 +229,8 @@ class Lane(threading.Thread):
             if errand.cancelled:
                 raise asyncio.CancelledError from None
             raise Unavailable(
-                f"The database {self._url.shown} could not be locked for writing ({error}). If another process writes to it, "
-                f"its transaction took longer than {self._busy_seconds:g} s; try again."
+                f"The database {self._url.shown} could not be locked for writing ({error}). If another process writes "
+                f"to it, its transaction took longer than {self._busy_seconds:g} s; try again."
             ) from error
         self._holder = errand.transaction
 
@@ -342,14 +343,14 @@ class Lane(threading.Thread):
 
     def _turn_away(self, errand: Errand | None) -> None:
         if errand is None or (not errand.started and not errand.claim()):
-            return None
-        error = Unavailable(f"The database {self._url.shown} was closed before the work was done.")
+            return
+        error: EnsueError = Unavailable(f"The database {self._url.shown} was closed before the work was done.")
         if errand.work is not None:
             try:
                 errand.work.close()
             except RuntimeError as failure:
-                self._post(errand, error=InternalError(f"Work did not end when the database was closed: {failure}"))
-                return
+                message = f"Work did not end when the database was closed: {failure}"
+                error = InternalError(message)
         self._post(errand, error=error)
 
 
