@@ -125,9 +125,6 @@ async def test_deep_selection_is_one_statement(blog: World) -> None:
     def user(id_: int | None, name: str) -> Any:
         return None if id_ is None else {"id": id_, name: by_id(USERS, id_)[name]}
 
-    def replies(comment: dict[str, Any]) -> Rows:
-        return where(COMMENTS, parent_id=comment["id"])
-
     def far(comment: dict[str, Any]) -> dict[str, Any]:
         author = by_id(POSTS, comment["post_id"])["author_id"]
         return {"id": comment["id"], "post": {"id": comment["post_id"], "author": user(author, "name")}}
@@ -144,8 +141,12 @@ async def test_deep_selection_is_one_statement(blog: World) -> None:
                     "text": c["text"],
                     "author": user(c["author_id"], "name"),
                     "replies": [
-                        {"id": r["id"], "score": r["score"], "replies": [far(x) for x in replies(r)]}
-                        for r in replies(c)
+                        {
+                            "id": r["id"],
+                            "score": r["score"],
+                            "replies": [far(x) for x in where(COMMENTS, parent_id=r["id"])],
+                        }
+                        for r in where(COMMENTS, parent_id=c["id"])
                     ],
                 }
                 for c in where(COMMENTS, post_id=p["id"])
