@@ -1,0 +1,70 @@
+"""`prepare_database`: what an app does to its database at start. Empty, it gets its tables; made for another schema, it is refused.
+
+Decides which of the two it is, and that processes starting at once agree. Leaves changing an older database to `additive`, which
+only a person starts. Invariant: at start a database that holds anything is never changed.
+"""
+
+from ensue.migrate.catalogue import (
+    META_TABLE,
+    Catalogue,
+    lock_catalogue,
+    mismatch,
+    read_catalogue,
+    store_fingerprint,
+)
+from ensue.migrate.difference import differences
+from ensue.plan.plan import Plan
+from ensue.store.driver import Driver
+from ensue.store.statement import Run, Work
+
+SHOWN_MAX = 10
+
+
+async def prepare_database(plan: Plan, driver: Driver) -> None:
+    """Make sure that the database of `driver` holds the tables of `plan`.
+
+    An empty database gets them, in one transaction. One with the same schema costs two reads. Raises `SchemaMismatch` (a
+    `DeclarationError`) for one made for another schema, with every difference in words, or one whose tables are not ensue's.
+    """
+    catalogue = await driver.read(read_catalogue(plan.dialect))
+    if catalogue.tables:
+        check(plan, catalogue)
+        return
+    await driver.write(_install(plan))
+
+
+def _install(plan: Plan) -> Work[None]:
+    yield from lock_catalogue(plan.dialect)
+    # Another process may have been first; under the lock this reads what it committed.
+    catalogue = yield from read_catalogue(plan.dialect)
+    if catalogue.tables:
+        check(plan, catalogue)
+        return
+    for statement in plan.ddl:
+        yield Run(statement)
+    yield from store_fingerprint(plan.dialect, plan.fingerprint)
+
+
+def check(plan: Plan, catalogue: Catalogue) -> None:
+    """Raises `SchemaMismatch` unless the database was made for this plan's schema."""
+    if catalogue.fingerprint is None:
+        raise foreign(catalogue)
+    found = differences(catalogue.fingerprint, plan.fingerprint)
+    if found:
+        raise mismatch(
+            "The database was made for another version of this schema. If what differs only adds, "
+            "`ensue migrate module:app --additive` applies it; anything else must be changed by hand or in a new "
+            "database. Differences:",
+            *(item.text for item in found),
+        )
+
+
+def foreign(catalogue: Catalogue) -> Exception:
+    """The error for a database whose tables ensue did not make."""
+    shown = sorted(catalogue.tables - {META_TABLE})
+    names = ", ".join(shown[:SHOWN_MAX]) + (f" and {len(shown) - SHOWN_MAX} more" if len(shown) > SHOWN_MAX else "")
+    return mismatch(
+        f"The database holds tables that ensue did not make ({names or META_TABLE}), and no fingerprint of a schema. Expected an "
+        "empty database, or one that this app made. Give the app a database (on PostgreSQL, a schema by search_path) "
+        "of its own."
+    )
