@@ -102,6 +102,15 @@ async def test_by_name_is_the_same(blog: World) -> None:
     assert len(blog.statements) == 2 * len(BY_NAME)
 
 
+def shown_user(id_: int | None, name: str) -> Any:
+    return None if id_ is None else {"id": id_, name: by_id(USERS, id_)[name]}
+
+
+def shown_reply(comment: dict[str, Any]) -> dict[str, Any]:
+    author_id = by_id(POSTS, comment["post_id"])["author_id"]
+    return {"id": comment["id"], "post": {"id": comment["post_id"], "author": shown_user(author_id, "name")}}
+
+
 async def test_deep_selection_is_one_statement(blog: World) -> None:
     posts = await blog.read(
         find(
@@ -122,29 +131,22 @@ async def test_deep_selection_is_one_statement(blog: World) -> None:
         )
     )
 
-    def user(id_: int | None, name: str) -> Any:
-        return None if id_ is None else {"id": id_, name: by_id(USERS, id_)[name]}
-
-    def far(comment: dict[str, Any]) -> dict[str, Any]:
-        author = by_id(POSTS, comment["post_id"])["author_id"]
-        return {"id": comment["id"], "post": {"id": comment["post_id"], "author": user(author, "name")}}
-
     expected = [
         {
             "id": p["id"],
             "title": p["title"],
-            "author": user(p["author_id"], "name"),
-            "editor": user(p["editor_id"], "email"),
+            "author": shown_user(p["author_id"], "name"),
+            "editor": shown_user(p["editor_id"], "email"),
             "comments": [
                 {
                     "id": c["id"],
                     "text": c["text"],
-                    "author": user(c["author_id"], "name"),
+                    "author": shown_user(c["author_id"], "name"),
                     "replies": [
                         {
                             "id": r["id"],
                             "score": r["score"],
-                            "replies": [far(x) for x in where(COMMENTS, parent_id=r["id"])],
+                            "replies": [shown_reply(x) for x in where(COMMENTS, parent_id=r["id"])],
                         }
                         for r in where(COMMENTS, parent_id=c["id"])
                     ],
@@ -158,7 +160,7 @@ async def test_deep_selection_is_one_statement(blog: World) -> None:
                 ),
                 key=lambda tag: tag["id"],
             ),
-            "liked_by": [user(like["user_id"], "name") for like in where(LIKES, post_id=p["id"])],
+            "liked_by": [shown_user(like["user_id"], "name") for like in where(LIKES, post_id=p["id"])],
         }
         for p in POSTS
     ]

@@ -86,7 +86,7 @@ PostTags = Relation.define("Post_tags", source=One[Post], target=One[Tag])
 
 
 class Profile(Entity):
-    user: One[User]
+    user: One[User] = One(unique=True)
     big: Property[int]
     ratio: Property[float]
     price: Property[Decimal | None] = Property(scale=2)
