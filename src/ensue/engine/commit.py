@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from ensue.engine.events import Event, net_events
-from ensue.engine.machines import run_machines
-from ensue.engine.propagate import propagate
+from ensue.engine.propagation.machines import run_machines
+from ensue.engine.propagation.propagate import propagate
+from ensue.engine.propagation.view import NEW, OLD, load_crossings
 from ensue.engine.read.json_form import to_json
 from ensue.engine.read.reads import select_fields
 from ensue.engine.transaction import ROUNDS_MAX, Transaction
-from ensue.engine.view import NEW, OLD, load_crossings
 from ensue.errors import UsageError
 from ensue.plan.plan import EffectPlan
 from ensue.schema.event import MutationEvent

@@ -6,7 +6,7 @@ used by the task that opened it, and nothing of a failed attempt survives into t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from ensue.clock import Clock
 from ensue.engine.callbacks import current
 from ensue.engine.commit import Commit, finish, settle
-from ensue.engine.ids import IdBlocks
 from ensue.engine.read.reads import Reader
 from ensue.engine.transaction import Transaction
+from ensue.engine.writing.ids import IdBlocks
 from ensue.errors import Conflict, Unavailable, UsageError
 from ensue.plan.plan import Plan
 from ensue.store.driver import Driver
@@ -104,7 +104,7 @@ class Engine:
         return await session_of(tx).run(work())
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
+    async def transaction(self) -> AsyncGenerator[None]:
         """Group writes: one transaction, or a savepoint in the one that is open."""
         tx = current.get()
         if tx is not None:
@@ -135,7 +135,7 @@ class Engine:
         self.committed(commit)
 
     @asynccontextmanager
-    async def _savepoint(self, tx: Transaction) -> AsyncIterator[None]:
+    async def _savepoint(self, tx: Transaction) -> AsyncGenerator[None]:
         await self.inside(tx, settle)
         session = session_of(tx)
         depth = len(tx.frames)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ensue.engine.changes import Changes
+from ensue.engine.propagation.changes import Changes
 from ensue.plan.plan import Plan, RecordPlan, Row
 from ensue.schema.event import MutationEvent
 from ensue.schema.model import Change

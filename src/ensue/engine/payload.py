@@ -1,8 +1,7 @@
-"""The payload of an effect: a `MutationEvent` as JSON text, written by the causing transaction, read by delivery.
+"""The payload of an effect read back: the JSON text that `commit` wrote with the cause, as a `MutationEvent`.
 
-Decides the JSON object around the two images; the images themselves are `json_form`'s. Invariant:
-`decode_payload(model, encode_payload(event))` equals the event, also in another process; a payload of a version that
-is not known is refused.
+Decides what is refused: another version, a record type that is gone. The images themselves are `json_form`'s.
+Invariant: the event is equal to the one that was written, also in another process.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ensue.engine.read.json_form import from_json, to_json
+from ensue.engine.read.json_form import from_json
 from ensue.errors import InternalError
 from ensue.schema.event import MutationEvent
 from ensue.schema.model import Change, Model
@@ -29,21 +28,8 @@ class _Payload(msgspec.Struct, frozen=True, kw_only=True):
     changed: list[str]
 
 
-def encode_payload(event: MutationEvent[Any]) -> str:
-    """The JSON text of `event`, with everything that its records hold, related fields included."""
-    payload = _Payload(
-        v=PAYLOAD_VERSION,
-        type=event.type,
-        record_name=event.record_name,
-        record=to_json(event.record),
-        old_record=None if event.old_record is None else to_json(event.old_record),
-        changed=sorted(event.changed),
-    )
-    return msgspec.json.encode(payload).decode()
-
-
 def decode_payload(model: Model, text: str) -> MutationEvent[Any]:
-    """The event that `encode_payload` wrote.
+    """The event that `commit.effect_payload` wrote.
 
     Raises `InternalError` for another version or a record type that is gone.
     """

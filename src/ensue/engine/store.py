@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Never, TypeVar, cast, overload
+from typing import Any, Never, TypeVar, overload
 
-from ensue.engine import writes
 from ensue.engine.engine import Engine
-from ensue.engine.initials import prepare_initials
 from ensue.engine.read import reads
+from ensue.engine.writing import writes
+from ensue.engine.writing.initials import prepare_initials
 from ensue.errors import DeclarationError, PlannedError, UsageError
 from ensue.expression.trace import Expr, Order, Path
 from ensue.plan.plan import RecordPlan, Row
@@ -205,7 +205,7 @@ class Store:
     def _plan(self, record: Any) -> RecordPlan:
         return self._engine.plan.records[self._engine.reader.record(record).name]
 
-    def _instance(self, record: Any) -> tuple[RecordPlan, Mapping[str, Any]]:
+    def _instance(self, record: Any) -> tuple[RecordPlan, dict[str, Any]]:
         if not isinstance(record, Record):
             raise UsageError(
                 f"store.create takes a record, such as Post(title=…), or a name with values; got {type(record).__name__} {record!r}."
@@ -215,7 +215,7 @@ class Store:
     def _link(self, relation: Any, host: Any, item: Any) -> tuple[RecordPlan, dict[str, int]]:
         if not isinstance(relation, Path) or not relation.root.record or len(relation.steps) != 1:
             raise UsageError("link and unlink take a collection by its class, such as Post.tags.")
-        path = cast("Path", relation)
+        path = relation
         plan = self._plan(path.root.record)
         collection = plan.model.collections.get(path.steps[0])
         if collection is None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ensue.engine.changes import Changes, merge
-from ensue.engine.ids import IdBlocks
+from ensue.engine.propagation.changes import Changes, merge
 from ensue.engine.read.reads import Reader
+from ensue.engine.writing.ids import IdBlocks
 from ensue.plan.plan import Plan, Row
 
 ROUNDS_MAX = 100

@@ -6,7 +6,7 @@ expressions nor any name look-up to run.
 
 import inspect
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -46,6 +46,8 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         records=records,
         strata=strata,
         heights=heights.found,
+        hosts=frozenset(step.record for stratum in strata for step in stratum),
+        derived_from_events=_derived_from_events(model),
         effect_records=frozenset(effect.record for effect in model.effects.values()),
         delete_reach=_delete_reach(records),
         derived_listeners=tuple(
@@ -54,6 +56,14 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         ddl=tuple(ddl_statements(layout)),
         fingerprint=fingerprint(layout),
     )
+
+
+def _derived_from_events(model: Model) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for record in model.records.values():
+        if record.transform is not None and record.transform.event:
+            found[record.transform.source].append(record.name)
+    return {name: tuple(items) for name, items in found.items()}
 
 
 def _delete_reach(records: Mapping[str, RecordPlan]) -> dict[str, frozenset[str]]:
@@ -158,7 +168,11 @@ def _initial_formulas(layout: Layout, heights: Heights, plan: RecordPlan) -> Non
 def _over(builder: ViewBuilder, formula: Formula) -> Any:
     constants: dict[str, Any] = {}
     text = source(formula.value, builder.source, constants)
-    return lambda parameters: compile_function("initial", parameters, text, constants)
+
+    def make(parameters: tuple[str, ...]) -> Callable[..., Any]:
+        return compile_function("initial", parameters, text, constants)
+
+    return make
 
 
 def _referrers(layout: Layout, record: RecordModel) -> list[Referrer]:
@@ -227,8 +241,8 @@ def _triggers(
     found: dict[str, list[MachinePlan]] = defaultdict(list)
     for items in machines.values():
         for machine in items:
-            for source, change in machine.transitions:
-                if source == record.name:
+            for trigger, change in machine.transitions:
+                if trigger == record.name:
                     found[change].append(machine)
     return {change: tuple(items) for change, items in found.items()}
 

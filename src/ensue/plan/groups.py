@@ -73,7 +73,7 @@ class GroupBuilder:
 
     def build(self, *, exclusive: frozenset[str]) -> Group:
         """The finished group."""
-        entries, width = _entries(self.slots)
+        entries = _entries(self.slots)
         reread_slots = tuple(i for i, slot in enumerate(self.slots) if slot.kind != "delta")
         reread, decode = self._reread(reread_slots)
         plus, minus, change = (_fold(kind, self.slots, entries) for kind in ("plus", "minus", "change"))
@@ -134,13 +134,13 @@ def _among(host: sa.ColumnElement[Any], ids: sa.BindParameter[Any], layout: Layo
     return host.in_(sa.select(sa.func.json_each(ids).table_valued("value").c.value))
 
 
-def _entries(slots: Sequence[Slot]) -> tuple[list[int], int]:
+def _entries(slots: Sequence[Slot]) -> list[int]:
     entries: list[int] = []
     at = 0
     for slot in slots:
         entries.append(at)
         at += 1 if slot.kind == "delta" else 2
-    return entries, at
+    return entries
 
 
 def _fresh(slots: Sequence[Slot]) -> list[str]:

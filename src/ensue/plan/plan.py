@@ -279,6 +279,8 @@ class Plan:
     records: Mapping[str, RecordPlan]
     strata: tuple[tuple[Step, ...], ...]
     heights: Mapping[tuple[str, str], int]
+    hosts: frozenset[str]  # record types that propagation may update
+    derived_from_events: Mapping[str, tuple[str, ...]]  # interaction -> record types that a Transform creates from it
     effect_records: frozenset[str]  # record types with side effects
     delete_reach: Mapping[
         str, frozenset[str]

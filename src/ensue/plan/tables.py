@@ -35,33 +35,33 @@ def column_plans(record: RecordModel, dialect: Dialect) -> tuple[ColumnPlan, ...
         hidden.extend(states)
     links = [_link_column(link, dialect) for link in record.links.values()]
     if record.transform is not None and not record.transform.event:
-        hidden.append(_plan(SOURCE_COLUMN, SOURCE_COLUMN, ID_TYPE, "hidden", dialect))
-        hidden.append(_plan(SLOT_COLUMN, SLOT_COLUMN, ID_TYPE, "hidden", dialect))
-    return (_plan("id", "id", ID_TYPE, "id", dialect), *visible, *links, *hidden)
+        hidden.append(_plan(SOURCE_COLUMN, SOURCE_COLUMN, ID_TYPE, dialect, role="hidden"))
+        hidden.append(_plan(SLOT_COLUMN, SLOT_COLUMN, ID_TYPE, dialect, role="hidden"))
+    return (_plan("id", "id", ID_TYPE, dialect, role="id"), *visible, *links, *hidden)
 
 
-def _plan(name: str, column: str, type_: ValueType, role: Any, dialect: Dialect, **more: Any) -> ColumnPlan:
+def _plan(name: str, column: str, type_: ValueType, dialect: Dialect, *, role: Any, **more: Any) -> ColumnPlan:
     optional: bool = more.pop("optional", False)
     codecs = {"encode": encoder(type_, dialect), "decode": decoder(type_, dialect)}
     return ColumnPlan(name, column, type_, optional, role, **codecs, **more)
 
 
 def _link_column(link: LinkModel, dialect: Dialect) -> ColumnPlan:
-    return _plan(link.name, link.column, ID_TYPE, "link", dialect, optional=link.optional, target=link.target)
+    return _plan(link.name, link.column, ID_TYPE, dialect, role="link", optional=link.optional, target=link.target)
 
 
 def _field_columns(field: FieldModel, dialect: Dialect) -> tuple[ColumnPlan, list[ColumnPlan]]:
     computation = field.computation
     if computation is None:
-        return _plan(field.name, field.column, field.type, "given", dialect, optional=field.optional), []
+        return _plan(field.name, field.column, field.type, dialect, role="given", optional=field.optional), []
     if isinstance(computation, Aggregate):
         states = rule_for(computation, dialect).columns
         first = _plan(
             field.name,
             field.column,
             field.type,
-            "derived",
             dialect,
+            role="derived",
             optional=states[0].optional,
             initial=states[0].initial,
         )
@@ -70,18 +70,18 @@ def _field_columns(field: FieldModel, dialect: Dialect) -> tuple[ColumnPlan, lis
                 field.name + s.suffix,
                 field.column + s.suffix,
                 s.type,
-                "hidden",
                 dialect,
+                role="hidden",
                 optional=s.optional,
                 initial=s.initial,
             )
             for s in states[1:]
         ]
         return first, rest
-    visible = _plan(field.name, field.column, field.type, "derived", dialect, optional=field.optional)
+    visible = _plan(field.name, field.column, field.type, dialect, role="derived", optional=field.optional)
     if isinstance(computation, Machine):
         name = f"{field.name}__state"
-        state = _plan(name, f"{field.column}__state", STATE_TYPE, "hidden", dialect, initial=computation.initial)
+        state = _plan(name, f"{field.column}__state", STATE_TYPE, dialect, role="hidden", initial=computation.initial)
         return visible, [state]
     return visible, []
 
@@ -91,11 +91,11 @@ def build_tables(
 ) -> None:
     """Add a table for each record type to `metadata`."""
     for record in model.records.values():
-        _table(model, record, columns[record.name], metadata, dialect)
+        _table(model, record, columns[record.name], metadata=metadata, dialect=dialect)
 
 
 def _table(
-    model: Model, record: RecordModel, columns: tuple[ColumnPlan, ...], metadata: sa.MetaData, dialect: Dialect
+    model: Model, record: RecordModel, columns: tuple[ColumnPlan, ...], *, metadata: sa.MetaData, dialect: Dialect
 ) -> sa.Table:
     types = SqlTypes()
     table = sa.Table(record.table, metadata, sqlite_strict=True)

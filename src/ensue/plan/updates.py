@@ -62,9 +62,7 @@ def _assignments(
     return assigned
 
 
-def _plan(layout: Layout, statement: sa.Update, name: str, order: Sequence[str]) -> UpdatePlan:
-    table = statement.table
-    assert isinstance(table, sa.Table)
+def _plan(layout: Layout, table: sa.Table, statement: sa.Update, order: Sequence[str], *, name: str) -> UpdatePlan:
     quiet = compile_statement(statement, layout.dialect, name, order=order, rows=False)
     returning = compile_statement(statement.returning(*table.columns), layout.dialect, name, order=order, rows=True)
     return UpdatePlan(quiet.statement, returning.statement, quiet.bind_row)
@@ -82,7 +80,7 @@ def _one(layout: Layout, record: str, builders: Sequence[GroupBuilder], cells: S
         .values(values)
         .where(table.c.id == sa.bindparam("s0", type_=TYPES.column(ID_TYPE), required=True))
     )
-    return _plan(layout, statement, f"{table.name}.derive", [f"s{i}" for i in range(len(cells) + 1)])
+    return _plan(layout, table, statement, [f"s{i}" for i in range(len(cells) + 1)], name=f"{table.name}.derive")
 
 
 def _many(layout: Layout, record: str, builders: Sequence[GroupBuilder], cells: Sequence[ValueType]) -> UpdatePlan:
@@ -91,7 +89,7 @@ def _many(layout: Layout, record: str, builders: Sequence[GroupBuilder], cells: 
     values = _assignments(layout, record, builders, lambda i: source.c[f"s{i}"])
     statement = sa.update(table).values(values).where(table.c.id == source.c.s0)
     order = ["rows"] if layout.dialect == "sqlite" else [f"a{i}" for i in range(len(cells) + 1)]
-    plan = _plan(layout, statement, f"{table.name}.derive_many", order)
+    plan = _plan(layout, table, statement, order, name=f"{table.name}.derive_many")
     encode = row_function([None, *(_cell_encoder(layout, type_) for type_ in cells)])
     bind_encoded = plan.bind
 

@@ -77,9 +77,10 @@ class ViewBuilder:
         for number, crossing in enumerate(self._crossings):
             if crossing.path == path:
                 return number
-        parent = self._cross(path[:-1]) if len(path) > 1 else -1
+        *before, step = path
+        parent = self._cross(tuple(before)) if before else -1
         at = self._record if parent < 0 else self._crossings[parent].record
-        link = self._layout.model.records[at].links[link_of(self._layout.model.records[at], path[-1])]
+        link = self._layout.model.records[at].links[link_of(self._layout.model.records[at], step)]
         fk = self._layout.position(at, link.name)
         (self._own if parent < 0 else self._crossings[parent].positions).add(fk)
         self._crossings.append(_Cross(path, link.target, parent, fk))

@@ -12,6 +12,7 @@ from ensue.plan.rules.rule import Slot, SlotValue, StateColumn, plus
 from ensue.store.driver import Dialect
 
 FLOAT = ValueType("float", float)
+DOUBLE: sa.Double[float] = sa.Double()
 
 
 def _sum_slot(value_type: ValueType) -> Slot:
@@ -49,7 +50,7 @@ class SumRule:
     ) -> Sequence[ColumnElement[Any] | None]:
         assert value is not None
         return (
-            sa.func.coalesce(_sum_of(where, value), sa.literal_column("0.0", sa.Double()))
+            sa.func.coalesce(_sum_of(where, value), sa.literal_column("0.0", DOUBLE))
             if self.slots[0].kind == "exact"
             else None,
         )
@@ -79,8 +80,8 @@ class AverageRule:
         return (f"({value} if {counted} else 0)", f"(1 if {counted} else 0)")
 
     def _mean(self, total: ColumnElement[Any], n: ColumnElement[Any]) -> ColumnElement[Any]:
-        divisor = sa.cast(n, sa.Double()) * sa.literal_column(repr(self._divisor), sa.Double())
-        return sa.cast(total, sa.Double()) / sa.func.nullif(divisor, sa.literal_column("0.0", sa.Double()))
+        divisor = sa.cast(n, DOUBLE) * sa.literal_column(repr(self._divisor), DOUBLE)
+        return sa.cast(total, DOUBLE) / sa.func.nullif(divisor, sa.literal_column("0.0", DOUBLE))
 
     def assign(
         self, state: Mapping[str, ColumnElement[Any]], slots: Sequence[SlotValue]
@@ -94,7 +95,7 @@ class AverageRule:
     ) -> Sequence[ColumnElement[Any] | None]:
         assert value is not None
         exact = self.slots[0].kind == "exact"
-        return (sa.func.coalesce(_sum_of(where, value), sa.literal_column("0.0", sa.Double())) if exact else None, None)
+        return (sa.func.coalesce(_sum_of(where, value), sa.literal_column("0.0", DOUBLE)) if exact else None, None)
 
     def recompute(
         self, where: ColumnElement[bool] | None, value: ColumnElement[Any] | None

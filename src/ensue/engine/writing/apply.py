@@ -7,9 +7,9 @@ Decides which statements a write takes and in which order rows are locked; leave
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ensue.engine.changes import note, note_created
+from ensue.engine.propagation.changes import note, note_created
+from ensue.engine.propagation.view import evaluate_rows
 from ensue.engine.transaction import Transaction
-from ensue.engine.view import evaluate_rows
 from ensue.errors import Conflict, ConstraintViolated, InvalidValue, NotFound, Rejected
 from ensue.plan.plan import LockMode, RecordPlan, Referrer, Row
 from ensue.plan.writes import assign_statement, encode_rows

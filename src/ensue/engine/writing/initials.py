@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ensue.engine.callbacks import current
-from ensue.engine.customs import checked
 from ensue.engine.engine import Engine
-from ensue.engine.writes import refuse_owned
+from ensue.engine.propagation.customs import checked
+from ensue.engine.writing.writes import refuse_owned
 from ensue.plan.plan import RecordPlan
 
 

@@ -5,13 +5,13 @@ outputs of every affected source are exactly what the mapping (or function) says
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from ensue.engine.apply import delete_rows, id_list, insert_rows, invalid, write_pairs
 from ensue.engine.callbacks import invoke
-from ensue.engine.changes import Changes, Images
+from ensue.engine.propagation.changes import Changes, Images
+from ensue.engine.propagation.view import NEW, load_crossings
 from ensue.engine.transaction import Transaction
-from ensue.engine.view import NEW, load_crossings
+from ensue.engine.writing.apply import delete_rows, id_list, insert_rows, invalid, write_pairs
 from ensue.errors import Rejected
 from ensue.plan.plan import RecordPlan, Row, TransformStep
 from ensue.plan.statements import Text
@@ -67,11 +67,13 @@ def mappings(result: Any, record: str) -> Sequence[Mapping[str, Any]]:
         return ()
     if isinstance(result, Mapping):
         return (result,)  # pyright: ignore[reportUnknownVariableType]  # a user's mapping
-    if isinstance(result, list | tuple) and all(isinstance(item, Mapping) for item in result):  # pyright: ignore[reportUnknownVariableType]
-        return result  # pyright: ignore[reportUnknownVariableType]  # a user's mappings
+    if isinstance(result, list | tuple):
+        items = cast("Sequence[Any]", result)
+        if all(isinstance(item, Mapping) for item in items):
+            return items
     raise Rejected(
         "bad_transform",
-        f"The Transform that derives {record} gave {type(result).__name__} {result!r}; expected a mapping of values, a list of them, or None.",
+        f"The Transform that derives {record} gave {cast(Any, result)!r}; expected a mapping of values, a list of them, or None.",
     )
 
 

@@ -5,9 +5,9 @@ another transaction changed meanwhile is judged as it is now.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
-from ensue.engine.propagate import propagate
+from ensue.engine.propagation.propagate import propagate
 from ensue.engine.read.reads import find
 from ensue.engine.transaction import Transaction
 from ensue.errors import DeclarationError, InvalidValue
@@ -24,7 +24,7 @@ Computed = list[tuple[int, Callable[[list[Any]], Any]]]
 
 def condition_ids(tx: Transaction, plan: RecordPlan, where: Any) -> Work[list[int]]:
     """The ids of the rows that satisfy `where` (an expression, or values by member name), locked in order."""
-    condition = _equalities(where) if isinstance(where, Mapping) else where
+    condition = _equalities(cast("Mapping[str, Any]", where)) if isinstance(where, Mapping) else where
     if tx.pending:
         yield from propagate(tx)
     ids = yield from _chosen(tx, plan, condition)
@@ -55,7 +55,7 @@ def expression_values(tx: Transaction, plan: RecordPlan, values: Mapping[str, An
     computed: Computed = []
     for name, value in values.items():
         if isinstance(value, Expr) and name in plan.normalise:
-            computed.append((plan.index[name], _compute(tx, plan, name, value)))
+            computed.append((plan.index[name], _compute(tx, plan, name, cast("Expr[Any]", value))))
         else:
             plain[name] = value
     return plain, computed

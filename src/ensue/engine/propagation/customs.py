@@ -6,12 +6,12 @@ Inputs are read in one query for all affected records. Each call is made once pe
 from collections.abc import Sequence
 from typing import Any
 
-from ensue.engine.apply import lock_rows, write_pairs
 from ensue.engine.callbacks import invoke
-from ensue.engine.changes import Changes
 from ensue.engine.events import Event
+from ensue.engine.propagation.changes import Changes
 from ensue.engine.read.reads import select_fields
 from ensue.engine.transaction import Transaction
+from ensue.engine.writing.apply import lock_rows, write_pairs
 from ensue.errors import InvalidValue
 from ensue.plan.plan import CustomStep, RecordPlan, Row
 from ensue.plan.values import normaliser
@@ -54,7 +54,7 @@ def run_custom(tx: Transaction, step: CustomStep, hosts: Sequence[int], work: Ch
     inputs = yield from select_fields(tx.reader, step.record, [row[0] for row in rows], step.model.fields)
     pairs: list[tuple[Row, Row]] = []
     for row in rows:
-        value = yield from _value(tx, step, row, inputs.get(row[0]), work)
+        value = yield from _value(tx, step, row, inputs=inputs.get(row[0]), work=work)
         if value is SKIP:
             continue
         draft = list(row)
@@ -64,7 +64,7 @@ def run_custom(tx: Transaction, step: CustomStep, hosts: Sequence[int], work: Ch
     yield from write_pairs(tx, plan, pairs)
 
 
-def _value(tx: Transaction, step: CustomStep, row: Row, inputs: Any, work: Changes) -> Work[Any]:
+def _value(tx: Transaction, step: CustomStep, row: Row, *, inputs: Any, work: Changes) -> Work[Any]:
     plan = tx.plan.records[step.record]
     custom: CustomModel = step.model
     old, new = work.get(step.record, {}).get(row[0], (row, row))

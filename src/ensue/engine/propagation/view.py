@@ -7,7 +7,7 @@ that no contribution is computed from a value that another transaction is changi
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ensue.engine.changes import Changes
+from ensue.engine.propagation.changes import Changes
 from ensue.engine.transaction import Transaction
 from ensue.plan.plan import Crossing, Row, View
 from ensue.store.statement import Run, Work
@@ -86,14 +86,10 @@ _NONE: dict[Any, Any] = {}
 
 
 def evaluate_rows(
-    tx: Transaction,
-    view: View,
-    rows: Sequence[Sequence[Any]],
-    evaluate: Callable[..., Any],
-    work: Changes | None = None,
+    tx: Transaction, view: View, rows: Sequence[Sequence[Any]], evaluate: Callable[..., Any]
 ) -> Work[list[Any]]:
     """`evaluate(row, *crossing rows)` for each row as it is now."""
     if not view.crossings:
         return [evaluate(row) for row in rows]
-    resolve = yield from load_crossings(tx, view, tx.pending if work is None else work, [(None, row) for row in rows])
+    resolve = yield from load_crossings(tx, view, tx.pending, [(None, row) for row in rows])
     return [evaluate(row, *resolve(row, NEW)) for row in rows]

@@ -5,15 +5,15 @@ side, sum per host, drop what is zero. All derived columns of one host type in o
 `propagate`, nothing is pending and every derived column equals its definition over the rows as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ensue.engine.apply import id_list, lock_rows, write_columns
-from ensue.engine.changes import Changes, Images, merge, note
-from ensue.engine.customs import run_custom
+from ensue.engine.propagation.changes import Changes, Images, merge, note
+from ensue.engine.propagation.customs import run_custom
+from ensue.engine.propagation.transforms import run_transform
+from ensue.engine.propagation.view import NEW, OLD, evaluate_rows, load_crossings
 from ensue.engine.transaction import Transaction
-from ensue.engine.transforms import run_transform
-from ensue.engine.view import NEW, OLD, evaluate_rows, load_crossings
+from ensue.engine.writing.apply import id_list, lock_rows, write_columns
 from ensue.plan.plan import CustomStep, FormulaStep, Group, HostStep, Row, Step, TransformStep, View
 from ensue.store.statement import Run, Work
 
@@ -147,7 +147,7 @@ def _move_hosts(tx: Transaction, step: HostStep, work: Changes) -> Work[None]:
         hosts = [host for host in hosts if host in rows]
     if losing:
         for group, found in zip(step.groups, gathered, strict=True):
-            yield from _reread(tx, group, found, step, rows)
+            yield from _reread(tx, step, group, found=found, rows=rows)
     updated = yield from _update_hosts(tx, step, hosts, gathered, returning=need_images)
     for row in updated:
         if rows[row[0]] != row:
@@ -183,9 +183,10 @@ def _retracted(loss: Any) -> bool:
     return loss is not None and loss is not False
 
 
-def _reread(tx: Transaction, group: Group, found: Accumulators, step: HostStep, rows: dict[int, Row]) -> Work[None]:
+def _reread(tx: Transaction, step: HostStep, group: Group, *, found: Accumulators, rows: dict[int, Row]) -> Work[None]:
     """For hosts that may have lost an extremum (or subtract floats), read the slot anew, after the host is locked."""
-    dirty = [host for host in sorted(found) if host in rows and _must_reread(group, found[host], rows[host], tx, step)]
+    index = tx.plan.records[step.record].index
+    dirty = [host for host in sorted(found) if host in rows and _must_reread(group, found[host], rows[host], index)]
     if not dirty or group.reread is None:
         return
     answers: list[Any] = yield Run(group.reread.statement, group.reread.bind({"ids": dirty}))
@@ -203,8 +204,7 @@ def _reread(tx: Transaction, group: Group, found: Accumulators, step: HostStep, 
             accumulator[entry + 1] = REPLACE
 
 
-def _must_reread(group: Group, accumulator: list[Any], row: Row, tx: Transaction, step: HostStep) -> bool:
-    index = tx.plan.records[step.record].index
+def _must_reread(group: Group, accumulator: list[Any], row: Row, index: Mapping[str, int]) -> bool:
     dirty = False
     for aggregate in group.aggregates:
         for offset, slot in enumerate(aggregate.rule.slots):
@@ -273,7 +273,7 @@ def _assign_formulas(tx: Transaction, step: FormulaStep, work: Changes) -> Work[
     if not rows:
         return
     plan = tx.plan.records[step.record]
-    values = yield from evaluate_rows(tx, step.view, rows, step.evaluate, work)
+    values = yield from evaluate_rows(tx, step.view, rows, step.evaluate)
     changed: list[Row] = []
     for row, found in zip(rows, values, strict=True):
         if any(row[position] != value for position, value in zip(step.columns, found, strict=True)):
@@ -300,6 +300,6 @@ def _custom_hosts(tx: Transaction, step: CustomStep, work: Changes) -> Work[Sequ
             for side, row in ((OLD, old), (NEW, new)):
                 if row is not None:
                     hosts.add(group.contribute(row, *resolve(row, side))[0])
-    hosts.discard(None)  # pyright: ignore[reportArgumentType]  # an edge of no host gives None
+    hosts.discard(None)  # an edge of no host gives None
     gone = {id_ for id_, (_, new) in work.get(step.record, {}).items() if new is None}
     return sorted(hosts - gone)

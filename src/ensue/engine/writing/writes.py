@@ -7,14 +7,14 @@ reads or the transaction ends.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ensue.engine.apply import assign_rows, delete_rows, insert_rows, lock_rows, require, writable_values
 from ensue.engine.commit import capture_before_delete
-from ensue.engine.conditions import condition_ids, expression_values
-from ensue.engine.customs import fill_initial
 from ensue.engine.events import Event
-from ensue.engine.machines import run_machines
-from ensue.engine.propagate import propagate
+from ensue.engine.propagation.customs import fill_initial
+from ensue.engine.propagation.machines import run_machines
+from ensue.engine.propagation.propagate import propagate
 from ensue.engine.transaction import Transaction
+from ensue.engine.writing.apply import assign_rows, delete_rows, insert_rows, lock_rows, require, writable_values
+from ensue.engine.writing.conditions import condition_ids, expression_values
 from ensue.errors import NotFound, Rejected, UsageError
 from ensue.expression.nodes import Children, Follow
 from ensue.plan.plan import RecordPlan, Row

@@ -5,15 +5,16 @@ other machines may listen to them, in further rounds up to a bound. A column und
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
-from ensue.engine.apply import lock_rows, write_pairs
 from ensue.engine.callbacks import invoke
 from ensue.engine.events import Event
+from ensue.engine.propagation.view import NEW, OLD, load_crossings
 from ensue.engine.transaction import ROUNDS_MAX, Transaction
-from ensue.engine.view import NEW, OLD, load_crossings
+from ensue.engine.writing.apply import lock_rows, write_pairs
 from ensue.errors import InvalidValue, Rejected, UsageError
 from ensue.plan.plan import MachinePlan, RecordPlan, Row, TransitionPlan
+from ensue.schema.record import Record
 from ensue.store.statement import Work
 
 Move = tuple[Event, int, list[TransitionPlan]]
@@ -86,7 +87,7 @@ def _move(
     for transition in transitions:
         if state in transition.model.sources or "*" in transition.model.sources:
             target = transition.model.target
-            value = yield from _value(tx, machine, target, row[machine.value], event)
+            value = yield from _value(tx, machine, event, state=target, last=row[machine.value])
             draft = list(row)
             draft[machine.state] = target
             draft[machine.value] = value
@@ -94,7 +95,7 @@ def _move(
             return
 
 
-def _value(tx: Transaction, machine: MachinePlan, state: str, last: Any, event: Event) -> Work[Any]:
+def _value(tx: Transaction, machine: MachinePlan, event: Event, *, state: str, last: Any) -> Work[Any]:
     function = machine.model.values.get(state)
     value = state if function is None else (yield from invoke(tx, function, last, event.argument))
     try:
@@ -120,9 +121,9 @@ def _moves(tx: Transaction, machine: MachinePlan, events: list[Event]) -> Work[l
 
 
 def _matches(tx: Transaction, transition: TransitionPlan, event: Event) -> Work[bool]:
-    if transition.of and event.old is not None and event.new is not None:
-        if all(event.old[p] == event.new[p] for p in transition.of):
-            return False
+    old, new = event.old, event.new
+    if transition.of and old is not None and new is not None and all(old[p] == new[p] for p in transition.of):
+        return False
     if transition.matches is None:
         return True
     side = OLD if event.new is None else NEW
@@ -136,12 +137,12 @@ def record_ids(named: Any, machine: MachinePlan, transition: TransitionPlan) -> 
         return []
     if isinstance(named, int) and not isinstance(named, bool):
         return [named]
-    if hasattr(named, "__ensue_id__"):
+    if isinstance(named, Record):
         return [named.__ensue_id__()]
     if isinstance(named, Mapping):
-        return record_ids(named.get("id"), machine, transition)  # pyright: ignore[reportUnknownMemberType]  # a user's mapping
+        return record_ids(cast("Mapping[str, Any]", named).get("id"), machine, transition)
     if isinstance(named, list | tuple | set | frozenset):
-        items: Iterable[Any] = named  # pyright: ignore[reportUnknownVariableType]  # a user's list
+        items = cast("Iterable[Any]", named)
         return list(dict.fromkeys(id_ for item in items for id_ in record_ids(item, machine, transition)))
     raise Rejected(
         "bad_target",

@@ -1,0 +1,202 @@
+"""Dispatch an interaction: store it as an event, derive records from it, let state machines move. Guard and transaction are outside.
+
+Invariant: the event, everything that derives from it and its effects are in one transaction; a rejection leaves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+
+from ensue.engine.callbacks import invoke
+from ensue.engine.events import Event
+from ensue.engine.propagation.customs import fill_initial
+from ensue.engine.propagation.machines import run_machines
+from ensue.engine.propagation.transforms import mappings
+from ensue.engine.read.json_form import json_value
+from ensue.engine.transaction import Transaction
+from ensue.engine.writing.apply import insert_rows
+from ensue.errors import InvalidValue, Rejected
+from ensue.plan.plan import RecordPlan, Row
+from ensue.schema.record import Record, make_record, record_values
+from ensue.store.statement import Run, Statement, Work
+from ensue.store.system_tables import ANONYMOUS
+
+
+@dataclass(slots=True)
+class Dispatched:
+    """A stored event: its plan, its row, and the interaction as callbacks and callers get it."""
+
+    plan: RecordPlan
+    row: Row
+    instance: Any
+
+
+def event_values(plan: RecordPlan, interaction: Any, user: Any) -> dict[str, Any]:
+    """The values of an interaction's event record, before they are admitted."""
+    values = dict(record_values(interaction))
+    values["user"] = user
+    if "user" not in plan.normalise:
+        del values["user"]
+    return values
+
+
+def store_events(tx: Transaction, given: Sequence[tuple[RecordPlan, dict[str, Any], Any]]) -> Work[list[Dispatched]]:
+    """Insert the event records of interactions (plan, values, interaction), one statement per type, in order."""
+    drafts: dict[str, list[list[Any]]] = {}
+    for plan, values, _ in given:
+        drafts.setdefault(plan.name, []).append(plan.admit({**values, "at": tx.now}, tx.now))
+    for name, items in drafts.items():
+        yield from _require_references(tx, tx.plan.records[name], items)
+    rows: dict[str, Any] = {}
+    for name, items in drafts.items():
+        rows[name] = iter((yield from insert_rows(tx, tx.plan.records[name], items)))
+    return [_dispatched(tx, plan, next(rows[plan.name]), interaction) for plan, _, interaction in given]
+
+
+def _dispatched(tx: Transaction, plan: RecordPlan, row: Row, interaction: Any) -> Dispatched:
+    stored = record_values(plan.snapshot(row))
+    # References that were given as records keep what they had loaded.
+    given = {name: value for name, value in record_values(interaction).items() if isinstance(value, Record)}
+    instance = make_record(cast("type[Record]", type(interaction)), {**stored, **given}, tx.plan.model)
+    return Dispatched(plan, row, instance)
+
+
+def _require_references(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
+    """Every `Ref` of a payload must exist: an event has no foreign keys, so nothing else would say so."""
+    wanted: dict[str, set[int]] = {}
+    links = [(plan.index[link.name], link) for link in plan.model.links.values()]
+    for position, link in links:
+        known = tx.rows.get(link.target, {})
+        ids = {draft[position] for draft in drafts} - {None}
+        wanted.setdefault(link.target, set()).update(ids - known.keys())
+    for target, ids in wanted.items():
+        if ids:
+            yield from _load(tx, tx.plan.records[target], sorted(ids))
+    wrong = {
+        link.name: f"there is no {link.target} with id {draft[position]}"
+        for position, link in links
+        for draft in drafts
+        if draft[position] is not None and draft[position] not in tx.rows.get(link.target, {})
+    }
+    if wrong:
+        listed = "; ".join(f"{name}: {why}" for name, why in wrong.items())
+        raise InvalidValue(f"{plan.name} does not accept: {listed}.", fields=wrong)
+
+
+def _load(tx: Transaction, plan: RecordPlan, ids: list[int]) -> Work[None]:
+    """Read and remember rows. On PostgreSQL they are locked as any row that a delta may read is."""
+    mode = "update" if plan.name in tx.plan.hosts else "share"
+    if len(ids) == 1:
+        found: list[Any] = yield Run(plan.statements.select[mode], (ids[0],))
+    else:
+        given = ids if tx.plan.dialect == "postgresql" else f"[{','.join(map(str, ids))}]"
+        found = yield Run(plan.statements.select_many[mode], (given,))
+    known = tx.rows.setdefault(plan.name, {})
+    for row in found if plan.decode is None else map(plan.decode, found):
+        known[row[0]] = row
+
+
+def follow_events(tx: Transaction, events: Sequence[Dispatched]) -> Work[None]:
+    """What ensues at once: records derived from the events, then state machines, in the order of the events."""
+    caused = [Event(event.plan, None, event.row, event.instance) for event in events]
+    caused.extend((yield from _derive(tx, events)))
+    yield from run_machines(tx, caused)
+
+
+def _derive(tx: Transaction, events: Sequence[Dispatched]) -> Work[list[Event]]:
+    drafts: dict[str, list[list[Any]]] = {}
+    for event in events:
+        for name in tx.plan.derived_from_events.get(event.plan.name, ()):
+            plan = tx.plan.records[name]
+            transform = plan.model.transform
+            assert transform is not None
+            assert transform.function is not None
+            result = yield from invoke(tx, transform.function, event.instance)
+            for values in mappings(result, name):
+                drafts.setdefault(name, []).append(plan.admit(values, tx.now))
+    created: list[Event] = []
+    for name, items in drafts.items():
+        plan = tx.plan.records[name]
+        if plan.customs:
+            yield from fill_ids(tx, plan, items)
+            yield from fill_initial(tx, plan, items)
+        rows = yield from insert_rows(tx, plan, items)
+        created.extend(Event(plan, None, row) for row in rows)
+    return created
+
+
+def fill_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
+    """Give ids to drafts that have none."""
+    unnamed = [draft for draft in drafts if draft[0] is None]
+    ids = yield from tx.ids.take(plan.id_family, len(unnamed), tx.frame.families)
+    for draft, id_ in zip(unnamed, ids, strict=True):
+        draft[0] = id_
+
+
+# --- Idempotency ------------------------------------------------------------------------------------------------------
+
+_CLAIM = {
+    "sqlite": "INSERT INTO ensue_idempotency (interaction, user_id, key, payload_hash) VALUES (?1, ?2, ?3, ?4) "
+    "ON CONFLICT (interaction, user_id, key) DO NOTHING RETURNING id",
+    "postgresql": "INSERT INTO ensue_idempotency (interaction, user_id, key, payload_hash) "
+    "VALUES ($1::text, $2::bigint, $3::text, $4::text) ON CONFLICT (interaction, user_id, key) DO NOTHING RETURNING id",
+}
+_STORED = {
+    "sqlite": "SELECT payload_hash, event_id FROM ensue_idempotency WHERE interaction = ?1 AND user_id = ?2 AND key = ?3",
+    "postgresql": "SELECT payload_hash, event_id FROM ensue_idempotency "
+    "WHERE interaction = $1::text AND user_id = $2::bigint AND key = $3::text",
+}
+_FILL = {
+    "sqlite": "UPDATE ensue_idempotency SET event_id = ?4 WHERE interaction = ?1 AND user_id = ?2 AND key = ?3",
+    "postgresql": "UPDATE ensue_idempotency SET event_id = $4::bigint "
+    "WHERE interaction = $1::text AND user_id = $2::bigint AND key = $3::text",
+}
+CLAIM, STORED, FILL = (
+    {dialect: Statement(f"ensue_idempotency.{name}", text, rows=rows) for dialect, text in texts.items()}
+    for name, texts, rows in (("claim", _CLAIM, True), ("read", _STORED, True), ("fill", _FILL, False))
+)
+
+IdempotencyKey = tuple[str, int, str]
+"""(interaction, id of the user or 0, key)"""
+
+
+def payload_hash(values: Mapping[str, Any]) -> str:
+    """A digest of a payload: equal for equal values, whatever their order."""
+    shown = {
+        name: value.__ensue_id__() if isinstance(value, Record) else json_value(value) for name, value in values.items()
+    }
+    return hashlib.sha256(msgspec.json.encode(shown, order="deterministic")).hexdigest()
+
+
+def claim_key(tx: Transaction, key: IdempotencyKey, digest: str) -> Work[int | None]:
+    """Claim an idempotency key; None if it is ours now, else the id of the event that was stored under it.
+
+    On PostgreSQL a concurrent holder is waited for. Raises `Rejected("idempotency_mismatch")` for another payload.
+    """
+    dialect = tx.plan.dialect
+    claimed: list[Any] = yield Run(CLAIM[dialect], (*key, digest))
+    if claimed:
+        return None
+    ((stored, event_id),) = yield Run(STORED[dialect], key)
+    if stored != digest:
+        raise Rejected(
+            "idempotency_mismatch",
+            f"The idempotency key {key[2]!r} was used for {key[0]} with another payload. Use a new key for a new request.",
+        )
+    return event_id
+
+
+def fill_key(tx: Transaction, key: IdempotencyKey, event_id: int) -> Work[None]:
+    """Keep, under a claimed key, which event it led to."""
+    yield Run(FILL[tx.plan.dialect], (*key, event_id))
+
+
+def idempotency_key(name: str, user: Any, key: str) -> IdempotencyKey:
+    """The key under which a dispatch is remembered."""
+    identity = user.__ensue_id__() if isinstance(user, Record) else user
+    return (name, identity if isinstance(identity, int) else ANONYMOUS, key)

@@ -1,0 +1,1 @@
+"""What follows from a change: affected edges, moved hosts, formulas, customs, derived records, state machines."""
