@@ -39,10 +39,15 @@ from ensue.schema.schema import Schema
 if TYPE_CHECKING:
     from ensue.app import App
     from ensue.engine.controller import Controller
+    from ensue.engine.store import Store
 
 __version__ = "0.1.0"
 
-_LATER: dict[str, str] = {"App": "ensue.app", "Controller": "ensue.engine.controller"}
+_LATER: dict[str, str] = {
+    "App": "ensue.app",
+    "Controller": "ensue.engine.controller",
+    "Store": "ensue.engine.store",
+}
 """Where the names live that are imported on first use."""
 
 
@@ -105,6 +110,7 @@ __all__ = [
     "SideEffect",
     "State",
     "StateMachine",
+    "Store",
     "Sum",
     "Through",
     "Transform",

@@ -73,6 +73,15 @@ class Like(Relation):  # n:n with its own properties; (user, post) is unique
     at: Property[datetime] = Property(default=now)
 
 
+class Task(Entity, abstract=True):
+    status: Property[str] = Property(default="new")
+    owner: Maybe[User] = Maybe(default=None)
+
+
+class Picture(Task):
+    prompt: Property[str]
+
+
 class Site(Globals):
     total_posts = Count(lambda: Post)
     total_score = Sum(lambda: Comment, lambda c: c.score)
@@ -90,6 +99,11 @@ Post(title=3, author=user)  # type error
 Post(title="x")  # type error: the author is missing
 Post(title="x", author=post)  # type error
 _ = post.author.nam  # type error
+post.author = user  # type error
+picture = Picture(prompt="x", status="y")
+picture.status = "z"  # type error
+Picture(prompt="x", status=3)  # type error
+of_a_subclass = (Picture.status == "new") & (Picture.owner == user) & Picture.id.in_([1, 2])
 
 title: str = post.title
 name: str = post.author.name

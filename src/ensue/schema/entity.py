@@ -44,7 +44,7 @@ else:
     EntityType = type
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Property, One, Maybe))
+@dataclass_transform(kw_only_default=True, field_specifiers=(Property, One, Maybe))
 class Declared(Record, metaclass=EntityType):
     """Above Entity for checkers alone: `id` of a class decorated itself would not be a constructor parameter."""
 

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="Member")
 
 
+class RecordsAreSnapshots:
+    """What a stored member could be assigned on: nothing is one.
+
+    For type checkers: the value's type in `__set__` makes the constructor's parameter, the object's refuses an
+    assignment. (`frozen_default=True` would do the latter, but mypy then forgets that an inherited member is one.)
+    """
+
+
 class Member:
     """Something declared in a class body: a property, a link, a collection, a computation."""
 

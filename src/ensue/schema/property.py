@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast, overload
 
 from ensue.expression.trace import Expr
-from ensue.schema.member import Member
+from ensue.schema.member import Member, RecordsAreSnapshots
 from ensue.schema.record import Record, not_loaded, record_values
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class Property(Member, Expr[T]):
         except KeyError:
             raise not_loaded(record, self.name) from None
 
-    def __set__(self, obj: object, value: T) -> None:
+    def __set__(self, obj: RecordsAreSnapshots, value: T) -> None:
         raise AttributeError(f"{self.name} can't be assigned: records are snapshots.")
 
 

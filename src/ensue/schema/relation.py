@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, cast, overload
 
 from ensue.errors import PlannedError
 from ensue.expression.trace import Expr, Order, Path, Root, Shape
-from ensue.schema.member import Member
+from ensue.schema.member import Member, RecordsAreSnapshots
 from ensue.schema.model import OnDelete
 from ensue.schema.property import MISSING
 from ensue.schema.record import Record, injected, make_record, record_model
@@ -69,7 +69,7 @@ class One(Link, Generic[E]):
     def __get__(self, obj: object, owner: type[Any]) -> type[E] | E:
         return self.path(owner) if obj is None else self.value(cast("Record", obj))
 
-    def __set__(self, obj: object, value: E) -> None:
+    def __set__(self, obj: RecordsAreSnapshots, value: E) -> None:
         raise AttributeError(f"{self.name} can't be assigned: records are snapshots.")
 
 
@@ -95,7 +95,7 @@ class Maybe(Link, Generic[E]):
     def __get__(self, obj: object, owner: type[Any]) -> type[E] | E | None:
         return self.path(owner) if obj is None else self.value(cast("Record", obj))
 
-    def __set__(self, obj: object, value: E | None) -> None:
+    def __set__(self, obj: RecordsAreSnapshots, value: E | None) -> None:
         raise AttributeError(f"{self.name} can't be assigned: records are snapshots.")
 
 
