@@ -67,7 +67,7 @@ class Entity(Declared):
     else:
 
         def __init__(self, **values):
-            if not (values.keys() <= self.__ensue_accepted__):
+            if not self.__ensue_accepted__.issuperset(values):
                 refuse_unknown(type(self), values)
             self.__dict__["_values"] = values
 

@@ -93,7 +93,7 @@ class Interaction(Record):
         at = _Given("at")
 
         def __init__(self, **values):
-            if not (values.keys() <= self.__ensue_accepted__):
+            if not self.__ensue_accepted__.issuperset(values):
                 refuse_unknown(type(self), values)
             if not (values.keys() >= self.__ensue_required__):
                 _refuse_missing(self, values)
