@@ -120,7 +120,7 @@ PROFILE = {
     "raw?": ValueType("bytes", bytes),
     "color?": ValueType("enum", Color, values=("red", "blue")),
     "mood": ValueType("literal", str, values=("up", "down")),
-    "data?": ValueType("json", dict),
+    "data?": ValueType("json", dict[str, Any]),
     "options": ValueType("json", Options),
 }
 
