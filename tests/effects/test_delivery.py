@@ -64,6 +64,28 @@ async def test_a_commit_of_another_process_is_noticed(world: World) -> None:
     await world.until_all("done", seconds=5)
 
 
+async def test_a_second_listener_is_refused_at_the_start_and_not_in_the_loop(world: World) -> None:
+    await world.driver.watch(lambda _payload: None)
+    with pytest.raises(UsageError, match="watched already"):
+        await Delivery(world.driver, {NAME: Target(Recorder())}).start()
+
+
+async def test_the_loop_outlives_errors_that_nobody_expected(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Recorder()
+    worker = await world.worker(seen)
+    driver = worker._driver  # pyright: ignore[reportPrivateUsage]
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "write", _defect)
+        patch.setattr(driver, "read", _defect)
+        await worker.start()
+        await world.enqueue(world.effects(3))
+        await world.until(lambda: caplog.text.count("a round of delivery failed") > 2)
+    await world.until_all("done")
+    assert sorted(seen.numbers) == [1, 2, 3]
+
+
 async def test_polling_alone_delivers(world: World) -> None:
     seen = Recorder()
     await world.running(seen, watch=deaf)
@@ -461,6 +483,10 @@ async def test_a_restart_of_the_database_in_the_middle(postgres_server: Postgres
 
 def worker_has(worker: Delivery, count: int) -> bool:
     return len(worker._flights) == count  # pyright: ignore[reportPrivateUsage]
+
+
+async def _defect(_work: object) -> None:
+    raise RuntimeError("a defect")
 
 
 def _append(rows: list[EffectRow]) -> Callable[[EffectRow], Awaitable[None]]:

@@ -110,9 +110,13 @@ class Delivery:
     # --- Life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to deliver. The database need not answer yet: the loop keeps trying."""
+        """Begin to deliver. The database need not answer yet: the loop keeps trying.
+
+        Raises `UsageError` when it was started before, or when someone else listens to the driver's notifications.
+        """
         if self._loop_task is not None or self._stopping:
             raise UsageError("This Delivery was started before; make a new one to deliver again.")
+        await self._ensure_watch()
         self._heartbeat.start(self._heartbeat_driver)
         self._woken = True
         self._loop_task = asyncio.create_task(self._loop(), name="ensue.effects.deliver")
@@ -187,7 +191,6 @@ class Delivery:
     async def _loop(self) -> None:
         while not self._closing:
             self._signal.clear()
-            await self._ensure_watch()
             busy = await self._try_round()
             if busy:
                 self._pause = self._polling.first_seconds
@@ -205,7 +208,7 @@ class Delivery:
 
     def _on_hint(self, _payload: str) -> None:
         # Spaced, because on a busy database every commit of every process is a hint.
-        if self._hint_timer is None:
+        if self._hint_timer is None and not self._closing:
             age = self._clock.monotonic_seconds() - self._looked_at
             loop = asyncio.get_running_loop()
             self._hint_timer = loop.call_later(max(0.0, HINT_SPACING_SECONDS - age), self._look_again)
@@ -231,6 +234,7 @@ class Delivery:
     async def _try_round(self) -> bool:
         """A round whose failure is logged: the loop must outlive every outage of the database."""
         try:
+            await self._ensure_watch()
             return await self._round()
         except Unavailable as error:
             _logger.warning("delivery waits for the database: %s", error)
