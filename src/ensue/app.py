@@ -7,8 +7,9 @@ a time; whatever a run opened is closed in reverse order, also when a later step
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
@@ -28,7 +29,8 @@ from ensue.schema.written.names import suggestion
 
 if TYPE_CHECKING:
     from ensue.effects.deliver import Delivery
-    from ensue.engine.controller import Commit, Controller
+    from ensue.engine.commit import Commit
+    from ensue.engine.controller import Controller
     from ensue.plan.plan import Plan
     from ensue.schema.model import Model
     from ensue.store.driver import Driver
@@ -143,11 +145,14 @@ class App:
             stack.callback(self._slot.release, run)
             return await run.declare(stack)
 
-    def asgi(self) -> Any:
-        """An ASGI application that serves the app; its lifespan runs the app unless it runs already."""
+    def asgi(self, **options: Any) -> Any:
+        """An ASGI application that serves the app; its lifespan runs the app unless it runs already.
+
+        `options` are those of `ensue.server.options.ServerOptions`: `authenticate`, `cors_origins`, `subscribable`, …
+        """
         from ensue.server.asgi import create_asgi
 
-        return create_asgi(self)
+        return create_asgi(self, **options)
 
     async def __aenter__(self) -> Self:
         run = self.run()
@@ -213,6 +218,8 @@ class AppRun:
         self.handles = Handles()
         self.started = False
         self._stack: AsyncExitStack | None = None
+        self._watchers: list[Callable[[str], None]] = []
+        self._watching = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -238,6 +245,17 @@ class AppRun:
     def reports(self) -> list[str]:
         """What should be known and stopped nothing, such as a `configure` that took too long."""
         return [str(problem) for problem in self.integrations.reports]
+
+    async def watch(self, callback: Callable[[str], None]) -> None:
+        """As `Driver.watch`, which takes one callback only; this takes many, and they all last as long as the run."""
+        async with self._watching:
+            if not self._watchers:
+                await self.driver.watch(self._hinted)
+            self._watchers.append(callback)
+
+    def _hinted(self, payload: str) -> None:
+        for callback in self._watchers:
+            callback(payload)
 
     async def health(self) -> dict[str, Health]:
         """How each integration is, by namespace."""
@@ -281,6 +299,8 @@ class AppRun:
         stack.push_async_callback(self.driver.close)
         await prepare_database(self.plan, self.driver)
         self.controller = Controller(plan=self.plan, driver=self.driver, clock=self.clock, model=self.model)
+        # Other processes push what changes to their clients, and deliver effects.
+        self.controller.engine.announce = True
 
     async def _connect(self, stack: AsyncExitStack) -> None:
         """Integrations set up, then delivery, which calls them."""
@@ -295,6 +315,7 @@ class AppRun:
             clock=self.clock,
             worker_name=self.options.worker_name,
             database=self.options.database or self.app.database,
+            watch=self.watch,
         )
         self.controller.on_commit(self._committed)
         stack.push_async_callback(self.delivery.stop, self.options.grace_seconds)
@@ -306,8 +327,8 @@ class AppRun:
 
         if commit.effects and self.options.deliver:
             self.delivery.wake()
-        for name, effect in commit.after_commit:
-            self.delivery.run_after_commit(name, after_commit_row(name, effect))
+        for effect in commit.after_commit:
+            self.delivery.run_after_commit(effect.name, after_commit_row(self.model, effect))
 
 
 def _members(app: App, replace: Mapping[str, Integration]) -> dict[str, Integration]:

@@ -107,9 +107,8 @@ async def test_the_database_decides_before_anything_is_followed_again(redis_serv
         await until(lambda: not process.channels.bus.health().up)
         store.fail = OSError("database gone too")
         redis_server.start()
-        await asyncio.sleep(0.3)
+        await until(lambda: "database gone too" in process.channels.bus.health().detail)
         assert not process.channels.bus.health().up
-        assert "database gone too" in process.channels.bus.health().detail
         store.fail = None
         await until(lambda: process.channels.bus.health().up)
         await until(lambda: bool(ann.sent))

@@ -134,7 +134,7 @@ class RedisChannels(Integration):
             self.hub.set_channels(user, found)
         after = self.hub.channels()
         await self.bus.unfollow(self._topics(before - after))
-        await self.bus.follow(self._topics(set().union(*(self.hub.channels_of(user) for user in users))))
+        await self.bus.follow(self._topics({channel for user in users for channel in self.hub.channels_of(user)}))
 
     def _topic(self, channel: int) -> str:
         return f"{self.prefix}:channel:{channel}"

@@ -48,7 +48,7 @@ class Logged(Integration):
     async def step(self, name: str) -> None:
         self.log.append(f"{name} {self.namespace}")
         if name == self.hang:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         if name == self.fail:
             raise OSError(f"{self.namespace} is broken")
 

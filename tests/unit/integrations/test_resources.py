@@ -16,7 +16,7 @@ async def resource(name: str, *, log: list[str], fails: bool = False, hangs: boo
     if fails:
         raise OSError(name)
     if hangs:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
 
 async def test_resources_close_in_reverse_order_whatever_fails() -> None:

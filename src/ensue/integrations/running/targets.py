@@ -8,21 +8,22 @@ the event as it was when it was caused, however late.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ensue.clock import Clock
-from ensue.effects.deliver import Delivery
+from ensue.effects.deliver import Delivery, Watch
 from ensue.effects.retry import Retry
 from ensue.effects.target import EffectRow, Target
-from ensue.engine.payload import decode_payload, encode_payload
+from ensue.engine.commit import AfterCommit
+from ensue.engine.payload import decode_payload
 from ensue.schema.effect import Effect
-from ensue.schema.event import MutationEvent
 from ensue.schema.model import EffectModel, Model
 from ensue.store.driver import Driver
 from ensue.store.url import open_driver, parse_database_url
 
 
-def delivery_of(model: Model, driver: Driver, *, clock: Clock, worker_name: str, database: str) -> Delivery:
+def delivery_of(
+    model: Model, driver: Driver, *, clock: Clock, worker_name: str, database: str, watch: Watch | None = None
+) -> Delivery:
     """The delivery of everything that `model` has side effects for, not started.
 
     ``database` is the URL that `driver` is for.
@@ -33,6 +34,7 @@ def delivery_of(model: Model, driver: Driver, *, clock: Clock, worker_name: str,
         clock=clock,
         worker_name=worker_name,
         heartbeat_driver=_heartbeat_driver(database),
+        watch=watch,
     )
 
 
@@ -53,10 +55,10 @@ def target_of(model: Model, declared: EffectModel) -> Target:
     )
 
 
-def after_commit_row(name: str, effect: Effect[Any]) -> EffectRow:
+def after_commit_row(model: Model, effect: AfterCommit) -> EffectRow:
     """The row that an effect with `delivery="after_commit"` would have, if it were in the table."""
-    event: MutationEvent[Any] = effect.event
-    return EffectRow(0, name, effect.key, event.record_name, event.record.id, encode_payload(event))
+    event = decode_payload(model, effect.payload)
+    return EffectRow(0, effect.name, effect.key, event.record_name, event.record.id, effect.payload)
 
 
 def _heartbeat_driver(database: str) -> Callable[[], Driver] | None:

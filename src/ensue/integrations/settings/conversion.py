@@ -5,7 +5,6 @@ a failure is reported, to `settings`. Invariant: a `ValueError` raised here says
 the text, which may be a secret.
 """
 
-import inspect
 import math
 import re
 import types
@@ -14,7 +13,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, cast, get_args, get_origin
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -41,7 +40,7 @@ def from_text(annotation: Any, text: str) -> Any:
     if (sequence := _LISTS.get(origin or annotation)) is not None:
         item = (get_args(annotation) or (str,))[0]
         return sequence(from_text(item, part.strip()) for part in text.split(",") if part.strip())
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
+    if _is_enum(annotation):
         members = {member.name: member for member in annotation}
         return _one_of(members | {str(member.value): member for member in annotation}, text)
     convert = _SCALARS.get(annotation)
@@ -66,9 +65,7 @@ def accepts(annotation: Any, value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation in _SCALARS and annotation is not Any:
         return isinstance(value, annotation)
-    if inspect.isclass(annotation) and issubclass(annotation, Enum):
-        return isinstance(value, annotation)
-    return True
+    return isinstance(value, annotation) if _is_enum(annotation) else True
 
 
 def optional(annotation: Any) -> bool:
@@ -86,6 +83,10 @@ def describe(annotation: Any) -> str:
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation.__name__
     return str(annotation).replace("typing.", "")
+
+
+def _is_enum(annotation: Any) -> TypeGuard[type[Enum]]:
+    return isinstance(annotation, type) and issubclass(annotation, Enum)
 
 
 def _from_alternatives(alternatives: Sequence[Any], text: str) -> Any:

@@ -1,0 +1,85 @@
+"""`RedisChannels` in a real app: from a committed message to the clients of every process."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from ensue import App
+from ensue.integrations.channels.bus import MemoryBus
+from ensue.testing import AppHarness, FakeConnection
+
+from .channel_app import Channel, Membership, Message, User, channels_app, texts, until
+
+
+async def test_members_receive_messages_and_others_do_not() -> None:
+    async with AppHarness(channels_app(redis_url="memory://")) as harness:
+        store = harness.store
+        ann, bob = await store.create(User(name="Ann")), await store.create(User(name="Bob"))
+        news = await store.create(Channel(title="News"))
+        membership = await store.create(Membership(user=ann, channel=news))
+        at_ann, at_bob = await harness.connect(ann), await harness.connect(bob)
+        message = await store.create(Message(text="hello", sender=bob, channel=news))
+        await harness.drain()
+        [received] = at_ann.sent
+        assert received["type"] == "message"
+        assert received["channel"] == news.id
+        assert received["message"]["id"] == message.id
+        assert received["message"]["text"] == "hello"
+        assert received["message"]["sender"]["name"] == "Bob"
+        assert at_bob.sent == []
+
+        await store.create(Membership(user=bob, channel=news))
+        await store.delete(Membership, membership.id)
+        await harness.drain()
+        hub = harness.integration("channels").hub
+        await until(lambda: hub.channels_of(bob.id) == {news.id} and not hub.channels_of(ann.id))
+        await store.create(Message(text="again", sender=ann, channel=news))
+        await harness.drain()
+    assert texts(at_ann) == ["hello"]
+    assert texts(at_bob) == ["again"]
+
+
+async def test_a_membership_that_moves_is_followed() -> None:
+    async with AppHarness(channels_app(), clients={"channels.redis": MemoryBus()}) as harness:
+        store = harness.store
+        ann = await store.create(User(name="Ann"))
+        news, chat = await store.create(Channel(title="News")), await store.create(Channel(title="Chat"))
+        membership = await store.create(Membership(user=ann, channel=news))
+        await harness.drain()
+        connection = await harness.connect(ann)
+        await store.update(Membership, membership.id, channel=chat)
+        await harness.drain()
+        await until(lambda: harness.integration("channels").hub.channels_of(ann.id) == {chat.id})
+        await store.create(Message(text="old", sender=ann, channel=news))
+        await store.create(Message(text="new", sender=ann, channel=chat))
+        await harness.drain()
+    assert texts(connection) == ["new"]
+
+
+async def test_two_processes_on_one_database_and_one_redis(database_url: str, redis_url: str) -> None:
+    settings: dict[str, Any] = {"redis_url": redis_url, "prefix": uuid.uuid4().hex}
+    base = channels_app(**settings)
+
+    def process() -> App:
+        made = channels_app(**settings)
+        return App(user=User, entities=made.entities, integrations=made.integrations, database=database_url)
+
+    assert base.integrations
+    one, other = process(), process()
+    async with one.run() as run_one, other.run() as run_other:
+        store = run_one.controller.store
+        ann, bob = await store.create(User(name="Ann")), await store.create(User(name="Bob"))
+        news = await store.create(Channel(title="News"))
+        await store.create(Membership(user=ann, channel=news))
+        at_ann, at_bob = FakeConnection(1, ann), FakeConnection(1, bob)
+        await run_one.handles.websockets.connected(at_ann)
+        await run_other.handles.websockets.connected(at_bob)
+        await store.create(Membership(user=bob, channel=news))
+        hub: Any = run_other.integrations.members["channels"]
+        await until(lambda: bool(hub.hub.channels_of(bob.id)))
+        await store.create(Message(text="hello", sender=ann, channel=news))
+        await until(lambda: bool(texts(at_ann)) and bool(texts(at_bob)))
+        assert set(texts(at_ann)) == set(texts(at_bob)) == {"hello"}
+        await run_one.handles.websockets.disconnected(at_ann)
+        await run_other.handles.websockets.disconnected(at_bob)
