@@ -13,7 +13,7 @@ from ensue.errors import DeclarationError, Origin, Problem, UsageError
 from ensue.schema.computations.contract import Computation
 from ensue.schema.computations.transform import Transform
 from ensue.schema.entity import Entity, Globals, Relation
-from ensue.schema.interaction import Interaction
+from ensue.schema.interaction import Activity, Interaction
 from ensue.schema.member import Member
 from ensue.schema.model import RecordKind
 from ensue.schema.property import Property
@@ -92,6 +92,17 @@ class Registry(Generic[T]):
         return any(item is known or item == known.__name__ for known in self)
 
 
+class Activities(Registry[Any]):
+    """The registry of activities, which are planned: empty, and adding one is refused."""
+
+    def __iter__(self) -> Iterator[type[Any]]:
+        return iter(())
+
+    def add(self, item: type[Any], /) -> None:
+        """Refuse: activities are planned."""
+        Activity(item)
+
+
 class Slot:
     """`schema.property(X, "url").computation`: what the property is computed by, if anything."""
 
@@ -161,7 +172,7 @@ class Schema:
         self.entities: Registry[Entity] = Registry(self, "entity")
         self.relations: Registry[Relation] = Registry(self, "relation")
         self.interactions: Registry[Interaction] = Registry(self, "event")
-        self.activities: Registry[Any] = Registry(self, "event")
+        self.activities: Registry[Any] = Activities(self, "event")
         self.globals: Registry[Globals] = Registry(self, "globals")
 
     @classmethod
@@ -181,8 +192,8 @@ class Schema:
         schema = cls()
         for item in (*([user] if user is not None else []), *entities, *interactions, *globals):
             schema.include(item)
-        for _ in activities:
-            Activity()
+        for item in activities:
+            schema.activities.add(item)
         schema.user = None if user is None else user.__name__
         reach(schema)
         return schema
