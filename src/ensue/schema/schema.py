@@ -186,7 +186,6 @@ class Schema:
         globals: Iterable[type[Globals]] = (),  # the public name of it
     ) -> Schema:
         """The schema of what is given and of every record type reachable from it."""
-        from ensue.schema.interaction import Activity  # only to refuse
         from ensue.schema.passes.reach import reach  # the pass needs this module
 
         schema = cls()
