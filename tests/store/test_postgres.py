@@ -122,7 +122,8 @@ async def test_deadlocks_are_conflicts_and_retried(postgres_url: str) -> None:
     assert sorted(type(result) for result in results if result is not None) == [Conflict]
     attempts = 0
     await asyncio.gather(with_retry(lambda: transfer(1, 2)), with_retry(lambda: transfer(2, 1)))
-    assert attempts == 3
+    # Three, unless the one that retries gets into the way of the other again.
+    assert attempts >= 3
     assert await driver.read(work(ALL)) == [(3,), (3,)]
     await driver.close()
 

@@ -9,7 +9,7 @@ of any transaction, or closed.
 import asyncio
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ensue.errors import DeclarationError, EnsueError, Origin, Unavailable, UsageError
 from ensue.store.driver import Dialect, Observer
@@ -73,9 +73,8 @@ class PostgresDriver:
     async def open(self) -> None:
         if self._pool is not None:
             raise UsageError(f"The database {self._url} is open already; open each driver once.")
-        pool: Any = asyncpg.create_pool(
-            min_size=1, max_size=self._url.pool, reset=_leave_as_is, **self._connect_options()
-        )
+        create_pool = cast(Any, asyncpg.create_pool)  # pyright: ignore[reportUnknownMemberType]
+        pool = create_pool(min_size=1, max_size=self._url.pool, reset=_leave_as_is, **self._connect_options())
         try:
             await pool
         except Exception as error:
@@ -189,7 +188,7 @@ class PostgresDriver:
         }
 
     async def _connect(self) -> Any:
-        connect: Any = asyncpg.connect  # pyright: ignore
+        connect = cast(Any, asyncpg.connect)  # pyright: ignore[reportUnknownMemberType]
         return await connect(**self._connect_options())
 
     async def _check_version(self) -> None:

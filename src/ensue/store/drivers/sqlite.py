@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ensue.errors import Origin, Unavailable, UsageError
 from ensue.store.driver import Dialect, Observer
-from ensue.store.drivers.sqlite_lane import Errand, Lane
+from ensue.store.drivers.sqlite_lane import Errand, Lane, Outbox
 from ensue.store.statement import Request, Run, Statement, Work
 from ensue.store.transaction import (
     OwnedSession,
@@ -62,6 +62,7 @@ class SqliteDriver:
         self._lanes: list[Lane] = []
         self._writing: SimpleQueue[Errand | None] = SimpleQueue()
         self._reading: SimpleQueue[Errand | None] = SimpleQueue()
+        self._outbox: Outbox | None = None
         self._open = False
         self._stopped = True
         self._active = 0
@@ -221,6 +222,7 @@ class SqliteDriver:
         """Send an errand and answer its Calls until it is done. A cancellation is raised when it is over."""
         if self._stopped:
             raise self._cut_off(errand)
+        errand.outbox = self._outbox_of(errand.loop)
         timer = errand.loop.call_later(self._wait_seconds, self._expire, errand) if waits else None
         cancelled: BaseException | None = None
         inbox.put(errand)
@@ -275,6 +277,12 @@ class SqliteDriver:
         finally:
             if entered and session is not None:
                 leave_session(session)
+
+    def _outbox_of(self, loop: asyncio.AbstractEventLoop) -> Outbox:
+        outbox = self._outbox
+        if outbox is None or outbox.loop is not loop:
+            outbox = self._outbox = Outbox(loop)
+        return outbox
 
     def _cut_off(self, errand: Errand) -> Unavailable:
         if errand.work is not None:

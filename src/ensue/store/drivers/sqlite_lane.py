@@ -33,6 +33,35 @@ BUSY_PAUSES_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 OPEN = Statement("open", "")
 
 
+class Outbox:
+    """Settled errands on their way to one event loop, which is woken once for all that it has not fetched yet."""
+
+    __slots__ = ("_done", "_woken", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._done: deque[Errand] = deque()
+        self._woken = False
+
+    def put(self, errand: "Errand") -> None:
+        """In a lane's thread. Raises `RuntimeError` if the loop is closed."""
+        self._done.append(errand)
+        if not self._woken:
+            # Afterwards would be too late: the loop may fetch before this thread goes on.
+            self._woken = True
+            try:
+                self.loop.call_soon_threadsafe(self._fetch)
+            except RuntimeError:
+                self._woken = False
+                raise
+
+    def _fetch(self) -> None:
+        # Before looking: what is put from now on wakes the loop again.
+        self._woken = False
+        while self._done:
+            self._done.popleft().settle()
+
+
 class Errand:
     """Work for a lane, and the future of its present leg.
 
@@ -42,8 +71,22 @@ class Errand:
     """
 
     __slots__ = (
-        "answer", "begins", "call", "cancelled", "commits", "ends", "error", "future",
-        "loop", "quiet", "settled", "started", "ticket", "transaction", "work",
+        "answer",
+        "begins",
+        "call",
+        "cancelled",
+        "commits",
+        "ends",
+        "error",
+        "future",
+        "loop",
+        "outbox",
+        "quiet",
+        "settled",
+        "started",
+        "ticket",
+        "transaction",
+        "work",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +107,7 @@ class Errand:
         self.quiet = quiet
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
+        self.outbox: Outbox | None = None
         self.ticket = [None]
         self.started = self.settled = self.cancelled = False
         self.call: Call | None = None
@@ -321,7 +365,10 @@ class Lane(threading.Thread):
     ) -> None:
         errand.answer, errand.error, errand.call = answer, error, call
         try:
-            errand.loop.call_soon_threadsafe(errand.settle)
+            if errand.outbox is not None:
+                errand.outbox.put(errand)
+            else:
+                errand.loop.call_soon_threadsafe(errand.settle)
         except RuntimeError:
             # The loop is closed: nobody will ever end this transaction.
             if errand.transaction is not None and errand.transaction is self._holder:
