@@ -234,7 +234,8 @@ class Delivery:
     async def _try_round(self) -> bool:
         """A round whose failure is logged: the loop must outlive every outage of the database."""
         try:
-            await self._ensure_watch()
+            if not self._stopping:
+                await self._ensure_watch()
             return await self._round()
         except Unavailable as error:
             _logger.warning("delivery waits for the database: %s", error)
