@@ -8,12 +8,13 @@ a time; whatever a run opened is closed in reverse order, also when a later step
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from ensue.clock import Clock, SystemClock
 from ensue.errors import UsageError
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ensue.plan.plan import Plan
     from ensue.schema.model import Model
     from ensue.store.driver import Driver
+
+logger = logging.getLogger("ensue")
 
 DATABASE = "sqlite:///app.db"
 GRACE_SECONDS = 15.0
@@ -59,6 +62,21 @@ class RunOptions:
     database: str | None = None
     worker_name: str = "app"
     grace_seconds: float = GRACE_SECONDS
+
+
+class RunArguments(TypedDict, total=False):
+    """The arguments of `App.run`, those of `RunOptions`."""
+
+    deliver: bool
+    setup: bool
+    env: Mapping[str, str] | None
+    clients: Mapping[str, Any]
+    replace: Mapping[str, Integration]
+    handles: Mapping[str, object]
+    clock: Clock
+    database: str | None
+    worker_name: str
+    grace_seconds: float
 
 
 class App:
@@ -127,7 +145,7 @@ class App:
         """The tables as SQLAlchemy `MetaData`, for queries, Alembic and other tools."""
         return self._current("metadata").plan.metadata
 
-    def run(self, **options: Any) -> AppRun:
+    def run(self, **options: Unpack[RunArguments]) -> AppRun:
         """One run, with the options of `RunOptions`; an async context manager.
 
         `async with app` is `async with app.run()`.
@@ -217,15 +235,19 @@ class AppRun:
         self.clock = options.clock
         self.handles = Handles()
         self.started = False
+        self._entered = False
         self._stack: AsyncExitStack | None = None
         self._watchers: list[Callable[[str], None]] = []
         self._watching = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise UsageError("This run was entered before. Call `app.run(...)` again for another one.")
         async with AsyncExitStack() as stack:
             slot = self.app._slot  # pyright: ignore[reportPrivateUsage] - the other half of this module
             slot.claim(self)
             stack.callback(slot.release, self)
+            self._entered = True
             await self.declare(stack)
             await self._open(stack)
             await self._connect(stack)
@@ -319,15 +341,23 @@ class AppRun:
         )
         self.controller.on_commit(self._committed)
         stack.push_async_callback(self.delivery.stop, self.options.grace_seconds)
-        if self.options.deliver:
+        if self._delivers:
             await self.delivery.start()
+
+    @property
+    def _delivers(self) -> bool:
+        # An integration that was not set up can't be called.
+        return self.options.deliver and self.options.setup
 
     def _committed(self, commit: Commit) -> None:
         from ensue.integrations.running.targets import after_commit_row
 
-        if commit.effects and self.options.deliver:
+        if commit.effects and self._delivers:
             self.delivery.wake()
         for effect in commit.after_commit:
+            if not self.options.setup:
+                logger.warning("%s was not called: integrations are not set up in this run", effect.key)
+                continue
             self.delivery.run_after_commit(effect.name, after_commit_row(self.model, effect))
 
 

@@ -217,11 +217,17 @@ async def test_tools_see_the_schema_without_a_database_or_secrets() -> None:
     assert app.running is None
 
 
-async def test_integrations_are_left_alone_when_only_data_is_wanted() -> None:
+async def test_integrations_are_left_alone_when_only_data_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
-    async with blog(one=recorder).run(setup=False, deliver=False) as run:
-        assert await run.controller.store.count(Post) == 0
+    async with blog(one=recorder).run(setup=False) as run:
+        ann, post = await seed(run.controller.store)
+        await run.controller.dispatch(AddComment(post_id=post.id, text="hi"), user=ann)
+        await asyncio.sleep(0.05)
     assert recorder.log == ["configure one"]
+    assert recorder.told == []
+    assert "one.counted:Post" in caplog.text
+    with pytest.raises(UsageError, match="entered before"):
+        await run.__aenter__()
 
 
 # --- Effects ----------------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ import uuid
 from typing import Any
 
 from ensue import App
+from ensue.app import AppRun
 from ensue.integrations.channels.bus import MemoryBus
 from ensue.testing import AppHarness, FakeConnection
+from tests.services import RedisServer
 
 from .channel_app import Channel, Membership, Message, User, channels_app, texts, until
 
@@ -83,3 +85,29 @@ async def test_two_processes_on_one_database_and_one_redis(database_url: str, re
         assert set(texts(at_ann)) == set(texts(at_bob)) == {"hello"}
         await run_one.handles.websockets.disconnected(at_ann)
         await run_other.handles.websockets.disconnected(at_bob)
+
+
+async def test_a_message_sent_while_redis_is_dead_arrives_when_it_is_back(
+    redis_server: RedisServer, sqlite_url: str
+) -> None:
+    made = channels_app(redis_url=redis_server.url)
+    app = App(user=User, entities=made.entities, integrations=made.integrations, database=sqlite_url)
+    async with app.run() as run:
+        store = run.controller.store
+        ann = await store.create(User(name="Ann"))
+        news = await store.create(Channel(title="News"))
+        await store.create(Membership(user=ann, channel=news))
+        at_ann = FakeConnection(1, ann)
+        await run.handles.websockets.connected(at_ann)
+        redis_server.kill()
+        await store.create(Message(text="hello", sender=ann, channel=news))
+        await until(lambda: not made_bus(run).health().up)
+        assert not (await run.health())["channels"].up
+        redis_server.start()
+        await until(lambda: "hello" in texts(at_ann), seconds=20)
+        assert (await run.health())["channels"].up
+        assert texts(at_ann) == ["hello"]
+
+
+def made_bus(run: AppRun) -> Any:
+    return run.integrations.members["channels"].bus  # type: ignore[attr-defined]

@@ -23,6 +23,7 @@ from ensue.store.statement import Run, Statement, Work
 
 if TYPE_CHECKING:
     from ensue.engine.controller import Controller
+    from ensue.engine.store import Store
     from ensue.schema.model import Model
 
 _PLACEHOLDER = {"sqlite": "?1", "postgresql": "$1"}
@@ -106,7 +107,7 @@ class AppHarness:
         return self.run.controller
 
     @property
-    def store(self) -> Any:
+    def store(self) -> Store:
         """The app's store."""
         return self.run.controller.store
 

@@ -31,9 +31,24 @@ CONNECT_SECONDS_MAX = 5.0
 ANSWER_SECONDS_MAX = 5.0
 PING_AFTER_SECONDS = 5.0
 BACKOFF_FIRST_SECONDS = 0.1
-BACKOFF_SECONDS_MAX = 5.0
+BACKOFF_SECONDS_MAX = 2.0
 TOPICS_PER_COMMAND = 500
+RETRY_SECONDS_MIN = 1.0
+RETRY_SECONDS_MAX = 60.0
 _FAILURES = (RedisError, OSError, TimeoutError)
+
+
+class RedisDown(Unavailable):
+    """Redis did not take a message.
+
+    `retry_after_seconds` grows with the outage, so that waiting effects don't press on it.
+    """
+
+    code = "E0421"
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class RedisBus:
@@ -62,6 +77,7 @@ class RedisBus:
         self._connection: Any = None
         self._health = Health(up=False, detail="not connected yet", since=clock.now())
         self._attempted = asyncio.Event()
+        self._restoring = False
         self._unconfirmed: set[str] = set()
         self._sending = asyncio.Lock()
         self._listener: Listener | None = None
@@ -91,12 +107,22 @@ class RedisBus:
         return self._health
 
     async def publish(self, topic: str, text: str) -> None:
+        if not self._health.up:
+            # Redis may be back already, but those who listen, here as elsewhere, are not.
+            raise RedisDown(
+                f"{self._health.detail}. The message is sent later.", retry_after_seconds=self._pause_seconds()
+            )
         try:
             await self._publisher.publish(topic, text)
         except _FAILURES as failure:
-            raise Unavailable(
-                f"Redis at {self._where} did not take a message for {topic}: {failure}. It is tried again."
-            ) from failure
+            text = f"Redis at {self._where} did not take a message for {topic}: {failure}. It is tried again."
+            raise RedisDown(text, retry_after_seconds=self._pause_seconds()) from failure
+
+    def _pause_seconds(self) -> float:
+        since = self._health.since
+        if self._health.up or since is None:
+            return RETRY_SECONDS_MIN
+        return min(RETRY_SECONDS_MAX, max(RETRY_SECONDS_MIN, (self._clock.now() - since).total_seconds() / 4))
 
     async def follow(self, topics: Collection[str]) -> None:
         new = set(topics) - self._wanted
@@ -150,6 +176,7 @@ class RedisBus:
                 self._mark_down(failure)
             finally:
                 self._connection = None
+                self._restoring = False
                 self._attempted.set()
                 # Whoever waits for a confirmation need not wait any longer: it comes with the next connection.
                 for event in self._live.values():
@@ -167,14 +194,14 @@ class RedisBus:
             await self._listener.reconnected()
         for event in self._live.values():
             event.clear()
-        self._unconfirmed = set(self._wanted) if self._listener is not None else set()
+        self._unconfirmed = set(self._wanted)
         # From here on `follow` sends by itself.
         self._connection = connection
         async with self._sending:
             for chunk in _chunks(sorted(self._wanted)):
                 await connection.send_command("SUBSCRIBE", *chunk)
-        logger.info("connected to Redis at %s", self._where)
-        self._health = Health(up=True, detail=f"connected to Redis at {self._where}", since=self._clock.now())
+        self._restoring = True
+        await self._restored_if_all_live()
         self._attempted.set()
 
     async def _confirmed(self, connection: Any, topic: str) -> None:
@@ -203,12 +230,20 @@ class RedisBus:
                 await self._tell(self._listener.received(topic, text))
             case ["subscribe", str(topic), *_] if topic in self._wanted:
                 self._live.setdefault(topic, asyncio.Event()).set()
-                if self._unconfirmed:
-                    self._unconfirmed.discard(topic)
-                    if not self._unconfirmed and self._listener is not None:
-                        await self._tell(self._listener.restored())
+                self._unconfirmed.discard(topic)
             case _:
                 pass
+        if self._restoring:
+            await self._restored_if_all_live()
+
+    async def _restored_if_all_live(self) -> None:
+        # Up means that messages arrive: until then `publish` refuses, since what is sent now would be missed.
+        if not self._unconfirmed:
+            self._restoring = False
+            self._health = Health(up=True, detail=f"connected to Redis at {self._where}", since=self._clock.now())
+            logger.info("connected to Redis at %s", self._where)
+            if self._listener is not None:
+                await self._tell(self._listener.restored())
 
     async def _tell(self, call: Awaitable[None]) -> None:
         # A listener that fails on one message must not end the connection that all others live on.
