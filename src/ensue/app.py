@@ -27,6 +27,7 @@ from ensue.schema.entity import Entity, Globals
 from ensue.schema.interaction import Interaction
 from ensue.schema.schema import Schema
 from ensue.schema.written.names import suggestion
+from ensue.store.url import open_driver, parse_database_url
 
 if TYPE_CHECKING:
     from ensue.effects.deliver import Delivery
@@ -108,6 +109,8 @@ class App:
         self.globals = tuple(globals)
         self.integrations: Mapping[str, Integration] = MappingProxyType(dict(integrations or {}))
         self.database = database
+        # Here and not at the start: the mistake is in this call.
+        self._shown_database = str(parse_database_url(database))
         self._slot = _Slot()
 
     if not TYPE_CHECKING:
@@ -120,9 +123,7 @@ class App:
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        from ensue.store.url import parse_database_url
-
-        return f"App(integrations={list(self.integrations)}, database={str(parse_database_url(self.database))!r})"
+        return f"App(integrations={list(self.integrations)}, database={self._shown_database!r})"
 
     @property
     def running(self) -> AppRun | None:
@@ -313,7 +314,6 @@ class AppRun:
         from ensue.engine.controller import Controller
         from ensue.migrate.install import prepare_database
         from ensue.plan.compile import compile_plan
-        from ensue.store.url import open_driver
 
         self.driver = open_driver(self.options.database or self.app.database)
         self.plan = compile_plan(self.model, self.driver.dialect)

@@ -158,6 +158,8 @@ def test_an_app_is_a_value() -> None:
     with pytest.raises(TypeError):
         app.integrations["x"] = Recorder()  # type: ignore[index]
     assert "hunter2" not in repr(blog("postgresql://ann:hunter2@db/x"))
+    with pytest.raises(DeclarationError, match="sqlite:///"):
+        blog("app.db")
 
 
 async def test_two_apps_do_not_see_each_other() -> None:

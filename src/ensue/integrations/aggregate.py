@@ -56,6 +56,9 @@ def flatten(integrations: Mapping[str, Integration]) -> dict[str, Integration]:
     found: dict[str, Integration] = {}
     problems: list[Problem] = []
     for outer, integration in integrations.items():
+        if not isinstance(integration, Integration):  # pyright: ignore[reportUnnecessaryIsInstance]  # unchecked callers
+            problems.append(Problem(WRONG_NAMESPACE, _no_integration(outer, integration)))
+            continue
         for namespace, part in integration.parts(outer).items():
             if _NAMESPACE.fullmatch(namespace) is None:
                 problems.append(
@@ -68,6 +71,14 @@ def flatten(integrations: Mapping[str, Integration]) -> dict[str, Integration]:
     if problems:
         raise DeclarationError(problems)
     return found
+
+
+def _no_integration(namespace: str, found: object) -> str:
+    if isinstance(found, type):
+        return f"integrations={{{namespace!r}: {found.__name__}}} gives the class. Make an object of it: {found.__name__}()."
+    return (
+        f"integrations={{{namespace!r}: {found!r}}} is no Integration. Its class must inherit from ensue.Integration."
+    )
 
 
 def _taken(namespace: str, first: Integration, second: Integration) -> str:

@@ -1,5 +1,7 @@
 """Several integrations as one: namespaces, classes and instances."""
 
+from typing import Any
+
 import pytest
 
 from ensue.errors import DeclarationError
@@ -47,3 +49,12 @@ def test_an_aggregate_with_hooks_of_its_own_is_refused() -> None:
 
         class Bad(AggregatedIntegration):
             async def setup(self, controller: object) -> None: ...  # type: ignore[override]
+
+
+def test_what_is_no_integration_is_refused_with_advice() -> None:
+    wrong: dict[str, Any] = {"mail": Mail, "chat": object()}
+    with pytest.raises(DeclarationError) as caught:
+        flatten(wrong)
+    assert "gives the class. Make an object of it: Mail()" in str(caught.value)
+    assert "'chat'" in str(caught.value)
+    assert "is no Integration" in str(caught.value)
