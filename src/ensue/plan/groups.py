@@ -4,7 +4,7 @@ Equal filters and values are computed once per edge. The accumulator functions a
 summing a contribution is a few additions and no loop over kinds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -82,7 +82,7 @@ class GroupBuilder:
             aggregates=tuple(self.aggregates),
             slots=tuple(self.slots),
             contribute=compile_function("contribute", self.view.parameters, self._lines, self._constants),
-            fresh=compile_function("fresh", (), f"[{', '.join(_fresh(self.slots))}]"),
+            fresh=_fresh(self.slots),
             plus=plus,
             minus=minus,
             change=change,
@@ -143,8 +143,11 @@ def _entries(slots: Sequence[Slot]) -> list[int]:
     return entries
 
 
-def _fresh(slots: Sequence[Slot]) -> list[str]:
-    return [{"delta": "0", "exact": "0, False"}.get(slot.kind, "None, None") for slot in slots]
+def _fresh(slots: Sequence[Slot]) -> Callable[[], list[Any]]:
+    """A function that makes an accumulator over nothing; its zeros are of the slots' own types."""
+    constants = {f"z{i}": slot.type.python(0) for i, slot in enumerate(slots) if slot.kind in ("delta", "exact")}
+    cells = [{"delta": f"z{i}", "exact": f"z{i}, False"}.get(slot.kind, "None, None") for i, slot in enumerate(slots)]
+    return compile_function("fresh", (), f"[{', '.join(cells)}]", constants)
 
 
 def _fold(kind: str, slots: Sequence[Slot], entries: Sequence[int]) -> Any:
