@@ -157,6 +157,26 @@ def test_types_of_the_enclosing_function_are_found() -> None:
     assert paint.colour is Colour.RED
 
 
+class Size(Enum):
+    SMALL = "s"
+
+
+def test_names_of_callers_are_not_mistaken_for_those_of_the_declaration() -> None:
+    def declare() -> type[Integration]:
+        class Sized(Integration):
+            size: Size = env("SIZE")
+
+        return Sized
+
+    def call() -> type[Integration]:
+        Size = "something else"  # noqa: F841
+        return declare()
+
+    sized: Any = call()()
+    started({"SIZE": "s"}, sized=sized)
+    assert sized.size is Size.SMALL
+
+
 def test_an_annotation_that_cannot_be_evaluated_is_reported_with_the_rest() -> None:
     class Strange(Integration):
         value: Nowhere = env("STRANGE")  # type: ignore[name-defined]  # noqa: F821

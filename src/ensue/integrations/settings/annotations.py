@@ -7,6 +7,7 @@ ran, then the module as it is now. Invariant: frames are looked at once and neve
 from __future__ import annotations
 
 import builtins
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -15,14 +16,15 @@ from typing import Any
 
 
 def names_near(annotations: Iterable[Any], frame: FrameType | None) -> dict[str, Any]:
-    """The values that the words of the annotations' texts have in `frame` and the functions around it."""
+    """What the words of the annotations mean in `frame`, and in the function around it if it is that of a class body."""
     words = {word for item in annotations if isinstance(item, str) for word in re.findall(r"[A-Za-z_]\w*", item)}
     found: dict[str, Any] = {}
     while frame is not None and words and frame.f_locals is not frame.f_globals:
         local = frame.f_locals
         found |= {name: local[name] for name in words & local.keys()}
         words -= found.keys()
-        frame = frame.f_back
+        # From a class body on to the function that it stands in, but not to that one's callers, who know other things.
+        frame = None if frame.f_code.co_flags & inspect.CO_OPTIMIZED else frame.f_back
     return found
 
 
