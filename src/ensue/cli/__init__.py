@@ -1,0 +1,104 @@
+"""The command line `ensue`: run, worker, check, explain, effects, migrate.
+
+Decides the commands and their arguments, and how an error is shown. Leaves the work to the modules behind, which are imported
+only when their command is given, so that `ensue --help` answers at once. Invariant: a mistake of the caller is one message that
+says what to do, with exit status 2, and never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+OK, FOUND, FAILED = 0, 1, 2
+"""Exit statuses: all is well; the command looked for something wrong and found it; the command could not do its work."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit status."""
+    given = _parser().parse_args(arguments)
+    from ensue.cli.failures import shown
+    from ensue.errors import EnsueError
+
+    try:
+        command = importlib.import_module(f"ensue.cli.{given.module}")
+        return command.execute(given)
+    except EnsueError as error:
+        print(shown(error), file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ensue", description="Serve and look after an ensue app.", allow_abbrev=False)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = _command(commands, "run", "serve the app over HTTP and WebSocket, and deliver its effects")
+    run.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    run.add_argument(
+        "--port", type=_port, default=8000, help="port to listen on, 0 for a free one (default: %(default)s)"
+    )
+    run.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="default: INFO")
+    worker = _command(commands, "worker", "deliver the app's effects, without serving")
+    worker.add_argument(
+        "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="default: INFO"
+    )
+    check = _command(
+        commands, "check", "compare derived data with what it derives from; 0: right, 1: differences, 2: failed"
+    )
+    check.add_argument("--repair", action="store_true", help="write the right values")
+    check.add_argument("--sample", type=float, metavar="SHARE", help="compare only this share of the records, above 0 up to 1")
+    explain = _command(commands, "explain", "show how a derived property is kept right")
+    explain.add_argument("property", metavar="RECORD.PROPERTY", help="for example Post.comment_count")
+    _effects(commands)
+    migrate = _command(commands, "migrate", "bring the database to the app's schema")
+    migrate.add_argument(
+        "--additive", action="store_true", required=True, help="add only what is missing; remove nothing"
+    )
+    return parser
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    _app_argument(command)
+    command.set_defaults(module=name)
+    return command
+
+
+def _effects(commands: Any) -> None:
+    text = "look after the effects that wait, failed or were given up"
+    effects = commands.add_parser(
+        "effects", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+    )
+    effects.set_defaults(module="effects")
+    actions = effects.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list effects, newest first; without options also how many there are")
+    _app_argument(listing)
+    listing.add_argument("--state", help="only those in this state, for example dead")
+    listing.add_argument("--name", help="only those of this side effect, for example channels.publish")
+    listing.add_argument("--before", type=int, metavar="ID", help="only those before this one, to page on")
+    listing.add_argument("--limit", type=int, default=100, help="at most so many (default: %(default)s)")
+    listing.set_defaults(action="list")
+    show = actions.add_parser("show", help="show one effect with its payload and error")
+    _app_argument(show)
+    show.add_argument("id", type=int)
+    show.set_defaults(action="show")
+    for name, text in (("retry", "start effects anew"), ("discard", "give effects up for good")):
+        action = actions.add_parser(name, help=text)
+        _app_argument(action)
+        action.add_argument("ids", type=int, nargs="+", metavar="ID")
+        action.set_defaults(action=name)
+
+
+def _app_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("app", metavar="MODULE:APP", help="where the app is, for example shop.main:app")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError(text)
+    return port

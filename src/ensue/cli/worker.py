@@ -1,0 +1,42 @@
+"""`ensue worker`: deliver an app's effects, without serving.
+
+Decides when a worker stops. Leaves delivery to the run of the app. Invariant: on SIGINT or SIGTERM nothing more is claimed, and
+what is being delivered has its grace before it is given back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from ensue.cli import OK
+from ensue.cli.locate import find_app
+from ensue.server.logs import log_to
+
+if TYPE_CHECKING:
+    from ensue.app import App
+
+logger = logging.getLogger("ensue.cli")
+
+
+def execute(given: argparse.Namespace) -> int:
+    """Deliver until SIGINT or SIGTERM."""
+    app = find_app(given.app)
+    log_to(sys.stderr, level=given.log_level)
+    asyncio.run(_work(app, given.app))
+    return OK
+
+
+async def _work(app: App, name: str) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    async with app.run(worker_name="worker"):
+        logger.info("delivering the effects of %s", name)
+        await stopping.wait()
+        logger.info("stopping")

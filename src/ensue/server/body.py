@@ -1,0 +1,42 @@
+"""Reading a request's body, and never more of it than is allowed.
+
+Decides when a body is refused. Invariant: at most `bytes_max` and one more chunk of a body are ever held in memory.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import ClientDisconnect, Request
+
+from ensue.server.answers import Refusal
+
+
+async def read_body(request: Request, *, bytes_max: int) -> bytes:
+    """The body. Raises `Refusal` (413) as soon as it is known to be too large, 415 if it is not said to be JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Also for an empty body: a page of another site can send every other type without being asked first (CORS).
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        found = f"is {kind}" if kind else "has no Content-Type"
+        text = f"The request {found}; send JSON with Content-Type: application/json."
+        raise Refusal(415, "unsupported_media_type", text)
+    if _declared_length(request) > bytes_max:
+        raise _too_large(bytes_max)
+    found = bytearray()
+    try:
+        async for chunk in request.stream():
+            found += chunk
+            if len(found) > bytes_max:
+                raise _too_large(bytes_max)
+    except ClientDisconnect:
+        raise Refusal(400, "disconnected", "The client left before its body was complete.") from None
+    return bytes(found)
+
+
+def _declared_length(request: Request) -> int:
+    text = request.headers.get("content-length", "")
+    # A length of twenty digits needs no arithmetic to be too large, and Python refuses to parse thousands of them.
+    return int(text[:20]) if text.isascii() and text.isdigit() else 0
+
+
+def _too_large(bytes_max: int) -> Refusal:
+    text = f"The body is larger than {bytes_max} bytes. Send less, or let the app raise body_limit_bytes."
+    return Refusal(413, "too_large", text)

@@ -1,0 +1,1 @@
+"""Telling clients of changes: what can be subscribed to, and when it is read again."""
