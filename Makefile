@@ -34,7 +34,6 @@ static: $(STAMP)
 	ruff check $(RUFF_FOLDERS)
 	ruff format --check $(RUFF_FOLDERS)
 	pyright
-	$(if $(wildcard tests/typing/*.py),mypy)
 	lint-imports
 	python tools/tidy.py
 

@@ -312,17 +312,17 @@ class AppRun:
     async def _open(self, stack: AsyncExitStack) -> None:
         """The database, its tables, and the controller over them."""
         from ensue.engine.controller import Controller
+        from ensue.expression.sql import sqlite_functions
         from ensue.migrate.install import prepare_database
         from ensue.plan.compile import compile_plan
 
-        self.driver = open_driver(self.options.database or self.app.database)
+        self.driver = open_driver(self.options.database or self.app.database, functions=sqlite_functions())
         self.plan = compile_plan(self.model, self.driver.dialect)
         await self.driver.open()
         stack.push_async_callback(self.driver.close)
         await prepare_database(self.plan, self.driver)
         self.controller = Controller(plan=self.plan, driver=self.driver, clock=self.clock, model=self.model)
-        # Other processes push what changes to their clients, and deliver effects.
-        self.controller.engine.announce = True
+        stack.push_async_callback(self.controller.close)
 
     async def _connect(self, stack: AsyncExitStack) -> None:
         """Integrations set up, then delivery, which calls them."""

@@ -29,7 +29,6 @@ from ensue.store.effect_table import (
     effect_key,
     enqueue_params,
     enqueue_statement,
-    notify_statement,
     order_key_of,
 )
 from ensue.store.statement import Run, Work
@@ -89,20 +88,8 @@ def finish(tx: Transaction) -> Work[Commit]:
     touched = {record: frozenset(table) for record, table in net.items() if table}
     for record, ids in tx.frame.touched.items():
         touched[record] = touched.get(record, frozenset()) | ids
-    if tx.announce and touched and (notify := notify_statement(tx.plan.dialect)) is not None:
-        yield Run(notify, (_notice(touched),))
     plan = tx.plan
     return Commit(lambda: [event.mutation for event in net_events(plan, net)], touched, len(durable), tuple(volatile))
-
-
-NOTICE_BYTES_MAX = 7000
-
-
-def _notice(touched: Mapping[str, frozenset[int]]) -> str:
-    """What other processes are told: the touched ids by record type, or nothing when that is too long for a notification."""
-    text = msgspec.json.encode({record: sorted(ids) for record, ids in touched.items() if len(ids) <= 500}).decode()
-    complete = all(len(ids) <= 500 for ids in touched.values()) and len(text) <= NOTICE_BYTES_MAX
-    return text if complete else ""
 
 
 # --- Effects ----------------------------------------------------------------------------------------------------------

@@ -55,6 +55,10 @@ class Controller:
         """Call `listener(commit)` on the event loop after each commit of this process."""
         self.engine.listeners.append(listener)
 
+    async def close(self) -> None:
+        """Tell other processes of what was committed last; before the driver is closed."""
+        await self.engine.announcer.close()
+
     async def dispatch(
         self, interaction: M, /, *, user: object = None, idempotency_key: str | None = None, request: object = None
     ) -> DispatchResult[M]:

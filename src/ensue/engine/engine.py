@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from ensue.clock import Clock
+from ensue.engine.announce import Announcer
 from ensue.engine.callbacks import current
 from ensue.engine.commit import Commit, finish, settle
 from ensue.engine.read.reads import Reader
@@ -37,8 +38,8 @@ class Engine:
         self.clock = clock
         self.ids = IdBlocks(plan.dialect)
         self.reader = Reader(plan.model, plan, plan.dialect, clock)
-        self.listeners: list[CommitListener] = []
-        self.announce = False
+        self.announcer = Announcer(driver)
+        self.listeners: list[CommitListener] = [self.announcer.committed]
 
     def begin(
         self, *, now: datetime | None = None, capture: bool = False, prepared: dict[Any, Any] | None = None
@@ -50,7 +51,6 @@ class Engine:
             now=self.clock.now() if now is None else now,
             reader=self.reader,
             capture=capture,
-            announce=self.announce,
             prepared={} if prepared is None else prepared,
         )
 

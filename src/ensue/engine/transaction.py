@@ -52,7 +52,6 @@ class Transaction:
     session: Any = None
     writable: bool = True
     opener: Callable[[], Awaitable[None]] | None = None  # starts it, when it has not been yet
-    announce: bool = False  # tell other processes of the commit
 
     @property
     def frame(self) -> Frame:

@@ -77,7 +77,11 @@ def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row]) -> Work[None]:
 def _missing_reference(plan: RecordPlan, rows: list[Row], error: ConstraintViolated) -> ConstraintViolated:
     """The database says that a reference leads nowhere, but SQLite not which: name those that were given."""
     links = [(n, column) for n, column in enumerate(plan.columns) if column.role == "link"]
-    given = {column.name: f"is there a {column.target} with id {rows[0][n]}?" for n, column in links if rows[0][n] is not None}
+    given = {
+        column.name: f"is there a {column.target} with id {rows[0][n]}?"
+        for n, column in links
+        if rows[0][n] is not None
+    }
     which = f"{plan.name} refers to a record that does not exist"
     shown = ", ".join(f"{column.name}={rows[0][n]}" for n, column in links)
     return ConstraintViolated("reference", f"{which}; given: {shown}.", constraint=error.constraint, fields=given)
