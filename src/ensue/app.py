@@ -332,7 +332,7 @@ class AppRun:
             await self.integrations.setup(self.controller)
             stack.push_async_callback(self.integrations.cleanup)
         self.delivery = delivery_of(
-            self.model,
+            self.controller,
             self.driver,
             clock=self.clock,
             worker_name=self.options.worker_name,

@@ -85,11 +85,26 @@ def finish(tx: Transaction) -> Work[Commit]:
         yield from _collect_effects(tx, durable, volatile)
         if durable:
             yield from _enqueue(tx, durable)
+    if tx.frame.deferred:
+        initials = [_initial_effect(tx, *item) for item in tx.frame.deferred]
+        yield Run(enqueue_statement(tx.plan.dialect), enqueue_params(initials))
+        durable.extend(initials)
     touched = {record: frozenset(table) for record, table in net.items() if table}
     for record, ids in tx.frame.touched.items():
         touched[record] = touched.get(record, frozenset()) | ids
     plan = tx.plan
     return Commit(lambda: [event.mutation for event in net_events(plan, net)], touched, len(durable), tuple(volatile))
+
+
+INITIAL_EFFECT = "ensue.initial"
+"""The name of the effect that awaits a `Custom(initial=…)` for a record that arose inside a transaction."""
+
+
+def _initial_effect(tx: Transaction, record: str, position: int, id_: int) -> NewEffect:
+    name = tx.plan.records[record].columns[position].name
+    payload = msgspec.json.encode({"v": PAYLOAD_VERSION, "field": name}).decode()
+    key = effect_key(INITIAL_EFFECT, record, id_, name)
+    return NewEffect(name=INITIAL_EFFECT, key=key, record=record, record_id=id_, payload=payload)
 
 
 # --- Effects ----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from ensue.engine.dispatch import (
 from ensue.engine.engine import Engine
 from ensue.engine.events import Event, net_events
 from ensue.engine.store import Store
-from ensue.engine.transaction import Transaction
+from ensue.engine.transaction import Prepared, Transaction
+from ensue.engine.writing.initials import compute_initial
 from ensue.errors import DeclarationError, Rejected, UsageError
 from ensue.plan.plan import Plan, RecordPlan
 from ensue.schema.event import DispatchResult, MutationEvent
@@ -54,6 +55,15 @@ class Controller:
     def on_commit(self, listener: Callable[[Commit], None], /) -> None:
         """Call `listener(commit)` on the event loop after each commit of this process."""
         self.engine.listeners.append(listener)
+
+    @property
+    def awaits_initials(self) -> bool:
+        """Whether some record type has a `Custom` whose `initial` is async, so that `compute_initial` must be delivered."""
+        return any(plan.awaits_initial for plan in self.engine.plan.records.values())
+
+    async def compute_initial(self, record: str, id: int, field: str) -> None:
+        """Await a `Custom(initial=…)` for a record that arose inside a transaction; the effect `ensue.initial` calls it."""
+        await compute_initial(self.engine, record, id, field)
 
     async def close(self) -> None:
         """Tell other processes of what was committed last; before the driver is closed."""
@@ -108,7 +118,7 @@ class Controller:
         if model is None:
             known = ", ".join(sorted(self.model.interactions)) or "none"
             raise DeclarationError(
-                f"{type(interaction).__name__} is no interaction of this app; there are: {known}. Give it in `App(interactions=[…])`."
+                f"{type(interaction).__name__} is no interaction of this app; there are: {known}. Give it in App(interactions=…)."
             )
         return model
 
@@ -129,7 +139,7 @@ class Controller:
         if outer is not None:
             return await self._inside(outer, given, context, body)
         now = self.engine.clock.now()
-        prepared: dict[Any, Any] = {}
+        prepared = Prepared()
 
         async def attempt() -> list[DispatchResult[Any]]:
             return await self._attempt(

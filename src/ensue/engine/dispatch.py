@@ -1,5 +1,6 @@
-"""Dispatch an interaction: store it as an event, derive records from it, let state machines move. Guard and transaction are outside.
+"""Dispatch an interaction: store it as an event, derive records from it, let state machines move.
 
+Guard and transaction are the controller's.
 Invariant: the event, everything that derives from it and its effects are in one transaction; a rejection leaves nothing.
 """
 
@@ -123,19 +124,10 @@ def _derive(tx: Transaction, events: Sequence[Dispatched]) -> Work[list[Event]]:
     for name, items in drafts.items():
         plan = tx.plan.records[name]
         if plan.customs:
-            yield from fill_ids(tx, plan, items)
             yield from fill_initial(tx, plan, items)
         rows = yield from insert_rows(tx, plan, items)
         created.extend(Event(plan, None, row) for row in rows)
     return created
-
-
-def fill_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
-    """Give ids to drafts that have none."""
-    unnamed = [draft for draft in drafts if draft[0] is None]
-    ids = yield from tx.ids.take(plan.id_family, len(unnamed), tx.frame.families)
-    for draft, id_ in zip(unnamed, ids, strict=True):
-        draft[0] = id_
 
 
 # --- Idempotency ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ensue.engine.announce import Announcer
 from ensue.engine.callbacks import current
 from ensue.engine.commit import Commit, finish, settle
 from ensue.engine.read.reads import Reader
-from ensue.engine.transaction import Transaction
+from ensue.engine.transaction import Prepared, Transaction
 from ensue.engine.writing.ids import IdBlocks
 from ensue.errors import Conflict, Unavailable, UsageError
 from ensue.plan.plan import Plan
@@ -42,7 +42,7 @@ class Engine:
         self.listeners: list[CommitListener] = [self.announcer.committed]
 
     def begin(
-        self, *, now: datetime | None = None, capture: bool = False, prepared: dict[Any, Any] | None = None
+        self, *, now: datetime | None = None, capture: bool = False, prepared: Prepared | None = None
     ) -> Transaction:
         """The state of a transaction about to start."""
         return Transaction(
@@ -51,10 +51,11 @@ class Engine:
             now=self.clock.now() if now is None else now,
             reader=self.reader,
             capture=capture,
-            prepared={} if prepared is None else prepared,
+            prepared={} if prepared is None else prepared.values,
+            allotted=set() if prepared is None else set(prepared.allotted),
         )
 
-    async def write(self, body: Body[T], *, prepared: dict[Any, Any] | None = None) -> T:
+    async def write(self, body: Body[T], *, prepared: Prepared | None = None) -> T:
         """Run `body` in the task's transaction, or in one of its own which is retried when it lost a conflict."""
         tx = current.get()
         if tx is not None:
@@ -85,8 +86,8 @@ class Engine:
         """Run `body` in an open transaction that belongs to this task."""
         if not tx.writable:
             raise UsageError(
-                "A callback (allow, compute, initial, value, record) wrote through the store. Callbacks read; to change data return the "
-                "value, or derive it from an event that the callback's interaction stores."
+                "A callback (allow, compute, initial, value, record) wrote through the store. Callbacks read; to change data "
+                "return the value, or derive it from an event that the callback's interaction stores."
             )
         return await session_of(tx).run(body(tx))
 
@@ -125,8 +126,8 @@ class Engine:
         except Conflict as error:
             tx.roll_back()
             raise Unavailable(
-                f"The transaction lost a conflict with another and was rolled back ({error}). Its body can't be run again from here: "
-                "put it into an async function and call `await store.run(function)`, which retries it.",
+                f"The transaction lost a conflict with another and was rolled back ({error}). Its body can't be run again from "
+                "here: put it into an async function and call `await store.run(function)`, which retries it.",
                 retryable=True,
             ) from error
         except BaseException:

@@ -208,7 +208,7 @@ class Store:
     def _instance(self, record: Any) -> tuple[RecordPlan, dict[str, Any]]:
         if not isinstance(record, Record):
             raise UsageError(
-                f"store.create takes a record, such as Post(title=…), or a name with values; got {type(record).__name__} {record!r}."
+                f"store.create takes a record, as Post(title=…), or a name with values; got {type(record).__name__} {record!r}."
             )
         return self._plan(type(record)), record_values(record)
 

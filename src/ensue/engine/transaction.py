@@ -27,7 +27,16 @@ class Frame:
     net: Changes = field(default_factory=dict[str, dict[int, Any]])
     families: list[str] = field(default_factory=list[str])
     captured: dict[tuple[str, int], Any] = field(default_factory=dict[tuple[str, int], Any])
+    deferred: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])  # (record, column, id)
     touched: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What was made ready before a transaction began and serves each of its attempts: values of `Custom.initial`, and ids."""
+
+    values: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    allotted: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
 
 
 @dataclass(slots=True)
@@ -48,6 +57,9 @@ class Transaction:
     prepared: dict[Any, Any] = field(
         default_factory=dict[Any, Any]
     )  # values of Custom.initial: a retry does not call again
+    allotted: set[tuple[str, int]] = field(
+        default_factory=set[tuple[str, int]]
+    )  # ids taken from our blocks before the insert
     token: str = ""  # part of the keys of this transaction's effects
     session: Any = None
     writable: bool = True
@@ -68,6 +80,7 @@ class Transaction:
         merge(below.net, done.net)
         below.families.extend(done.families)
         below.captured.update(done.captured)
+        below.deferred.extend(done.deferred)
         for record, ids in done.touched.items():
             below.touched.setdefault(record, set()).update(ids)
 

@@ -3,6 +3,7 @@
 Inputs are read in one query for all affected records. Each call is made once per change; a function may be async and may read.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,12 +22,22 @@ from ensue.store.statement import Work
 
 
 def fill_initial(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
-    """Set the columns of Customs with an `initial` function in admitted rows that have their ids."""
+    """Set the columns of Customs with an `initial` function in admitted rows; it sees the record with its id."""
+    unnamed = [draft for draft in drafts if draft[0] is None]
+    if unnamed:
+        ids = yield from tx.ids.take(plan.id_family, len(unnamed), tx.frame.families)
+        for draft, id_ in zip(unnamed, ids, strict=True):
+            draft[0] = id_
+            tx.allotted.add((plan.name, id_))
     for position, custom in plan.customs:
         if custom.initial is None:
             continue
         for draft in drafts:
             key = (plan.name, position, draft[0])
+            if key not in tx.prepared and inspect.iscoroutinefunction(custom.initial):
+                # It may wait for an outside system, and no transaction waits for one: the default stands until an effect has run.
+                tx.frame.deferred.append(key)
+                continue
             if key not in tx.prepared:
                 value = yield from invoke(tx, custom.initial, plan.snapshot(tuple(draft)))
                 tx.prepared[key] = checked(plan, position, value)

@@ -36,7 +36,9 @@ def insert_rows(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> W
 def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
     unnamed = [draft for draft in drafts if draft[0] is None]
     if len(unnamed) < len(drafts):
-        yield from tx.ids.reserve(plan.id_family, max(draft[0] for draft in drafts if draft[0] is not None))
+        given = [draft[0] for draft in drafts if draft[0] is not None and (plan.name, draft[0]) not in tx.allotted]
+        if given:
+            yield from tx.ids.reserve(plan.id_family, max(given))
     if unnamed:
         ids = yield from tx.ids.take(plan.id_family, len(unnamed), tx.frame.families)
         for draft, id_ in zip(unnamed, ids, strict=True):

@@ -31,26 +31,11 @@ def create_records(tx: Transaction, plan: RecordPlan, values: Sequence[Mapping[s
 def create_drafts(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[list[Row]]:
     """Create records from admitted rows, with their events."""
     if plan.customs:
-        yield from _initials(tx, plan, drafts)
+        yield from fill_initial(tx, plan, drafts)
     rows = yield from insert_rows(tx, plan, drafts)
     if "create" in plan.triggers:
         yield from run_machines(tx, [Event(plan, None, row) for row in rows])
     return rows
-
-
-def _initials(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
-    """A Custom's `initial` sees the record with its id, so ids come first."""
-    unnamed = [draft for draft in drafts if draft[0] is None]
-    given = [draft[0] for draft in drafts if draft[0] is not None and (plan.name, "id", draft[0]) not in tx.prepared]
-    if given:
-        yield from tx.ids.reserve(plan.id_family, max(given))
-    if unnamed:
-        ids = yield from tx.ids.take(plan.id_family, len(unnamed), tx.frame.families)
-        for draft, id_ in zip(unnamed, ids, strict=True):
-            draft[0] = id_
-    for draft in drafts:
-        tx.prepared[plan.name, "id", draft[0]] = True
-    yield from fill_initial(tx, plan, drafts)
 
 
 def refuse_owned(plan: RecordPlan, verb: str) -> None:

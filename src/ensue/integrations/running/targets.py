@@ -7,13 +7,16 @@ the event as it was when it was caused, however late.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+
+import msgspec
 
 from ensue.clock import Clock
 from ensue.effects.deliver import Delivery, Watch
 from ensue.effects.retry import Retry
 from ensue.effects.target import EffectRow, Target
-from ensue.engine.commit import AfterCommit
+from ensue.engine.commit import INITIAL_EFFECT, AfterCommit
+from ensue.engine.controller import Controller
 from ensue.engine.payload import decode_payload
 from ensue.schema.effect import Effect
 from ensue.schema.model import EffectModel, Model
@@ -22,20 +25,32 @@ from ensue.store.url import open_driver, parse_database_url
 
 
 def delivery_of(
-    model: Model, driver: Driver, *, clock: Clock, worker_name: str, database: str, watch: Watch | None = None
+    controller: Controller, driver: Driver, *, clock: Clock, worker_name: str, database: str, watch: Watch | None = None
 ) -> Delivery:
-    """The delivery of everything that `model` has side effects for, not started.
+    """The delivery of everything that the controller's app has side effects for, not started.
 
     ``database` is the URL that `driver` is for.
     """
+    model = controller.model
+    targets = {name: target_of(model, effect) for name, effect in model.effects.items()}
+    if controller.awaits_initials:
+        targets[INITIAL_EFFECT] = Target(_initial_handler(controller))
     return Delivery(
         driver,
-        {name: target_of(model, effect) for name, effect in model.effects.items()},
+        targets,
         clock=clock,
         worker_name=worker_name,
         heartbeat_driver=_heartbeat_driver(database),
         watch=watch,
     )
+
+
+def _initial_handler(controller: Controller) -> Callable[[EffectRow], Awaitable[None]]:
+    async def handle(row: EffectRow) -> None:
+        field = msgspec.json.decode(row.payload)["field"]
+        await controller.compute_initial(row.record, row.record_id, field)
+
+    return handle
 
 
 def target_of(model: Model, declared: EffectModel) -> Target:
