@@ -40,13 +40,12 @@ _READ: Final[Mapping[Dialect, Statement]] = {
     "sqlite": Statement("meta.read", "SELECT value FROM ensue_meta WHERE key = ?1", rows=True),
     "postgresql": Statement("meta.read", "SELECT value FROM ensue_meta WHERE key = $1", rows=True),
 }
+_STORE_TEXT: Final = (
+    "INSERT INTO ensue_meta (key, value) VALUES ({0}1, {0}2) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
 _STORE: Final[Mapping[Dialect, Statement]] = {
-    dialect: Statement(
-        "meta.store",
-        f"INSERT INTO ensue_meta (key, value) VALUES ({one}, {two}) "
-        "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-    )
-    for dialect, one, two in (("sqlite", "?1", "?2"), ("postgresql", "$1", "$2"))
+    "sqlite": Statement("meta.store", _STORE_TEXT.format("?")),
+    "postgresql": Statement("meta.store", _STORE_TEXT.format("$")),
 }
 _LOCK: Final = Statement("catalogue.lock", "SELECT pg_advisory_xact_lock($1)", rows=True)
 

@@ -1,10 +1,11 @@
 """The statements that make an empty database ready for a plan, and the fingerprint by which an older one is recognised."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable, sort_tables_and_constraints
+from sqlalchemy import schema as sa_schema
+from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable
 
 from ensue.expression.sql import literal, sqlalchemy_dialect
 from ensue.expression.wording import wording
@@ -19,20 +20,24 @@ ID_BLOCK = 64
 
 def ddl_statements(layout: Layout) -> Iterator[Statement]:
     """CREATE statements for all tables, in the order of their references, with indexes, sequences and the globals' rows."""
-    # On PostgreSQL, tables that refer to each other in a cycle get those foreign keys afterwards; SQLite resolves them late.
-    late: list[sa.ForeignKeyConstraint] = []
-    for table, keys in sort_tables_and_constraints(layout.metadata.tables.values()):
-        if table is None:
-            late.extend(keys)
-        else:
-            yield from table_ddl(layout, table, keys if layout.dialect == "postgresql" else None)
-    if layout.dialect == "postgresql":
-        for key in late:
-            yield foreign_key_ddl(layout, key)
+    yield from tables_ddl(layout, list(layout.metadata.tables.values()))
     yield from sequence_ddl(layout)
     for record in layout.model.records.values():
         if record.kind == "globals":
             yield globals_row(layout, record.name)
+
+
+def tables_ddl(layout: Layout, chosen: Sequence[sa.Table]) -> Iterator[Statement]:
+    """CREATE TABLE and CREATE INDEX of several tables, in the order of their references."""
+    # On PostgreSQL, tables that refer to each other in a cycle get those foreign keys afterwards; SQLite resolves them late.
+    tables: list[tuple[sa.Table | None, list[sa.ForeignKeyConstraint]]]
+    tables = cast("Any", sa_schema).sort_tables_and_constraints(chosen)
+    for table, keys in tables:
+        if table is not None:
+            yield from table_ddl(layout, table, keys if layout.dialect == "postgresql" else None)
+        elif layout.dialect == "postgresql":
+            for key in keys:
+                yield constraint_ddl(layout, key)
 
 
 def table_ddl(
@@ -46,11 +51,11 @@ def table_ddl(
         yield index_ddl(layout, index)
 
 
-def foreign_key_ddl(layout: Layout, key: sa.ForeignKeyConstraint) -> Statement:
-    """ALTER TABLE … ADD a foreign key, on PostgreSQL."""
+def constraint_ddl(layout: Layout, constraint: sa.Constraint) -> Statement:
+    """ALTER TABLE … ADD CONSTRAINT, on PostgreSQL."""
     dialect: Any = sqlalchemy_dialect(layout.dialect)
-    add: Any = AddConstraint(key)
-    return Statement(f"{key.name}.create_foreign_key", str(add.compile(dialect=dialect)).strip())
+    add: Any = AddConstraint(constraint)
+    return Statement(f"{constraint.name}.add", str(add.compile(dialect=dialect)).strip())
 
 
 def index_ddl(layout: Layout, index: sa.Index) -> Statement:

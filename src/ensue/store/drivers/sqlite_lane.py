@@ -257,7 +257,8 @@ class Lane(threading.Thread):
             if errand.ends:
                 self._end(errand)
         except BaseException as error:  # noqa: BLE001 - answered to who waits, whatever it is
-            if errand.ends:
+            # A read may have begun a snapshot of its own.
+            if errand.ends or errand.transaction is None:
                 self._rollback()
             self._post(errand, error=error)
         else:
