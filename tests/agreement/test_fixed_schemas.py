@@ -37,7 +37,7 @@ def bench(request: pytest.FixtureRequest, url: str) -> Iterator[Bench]:
 
 
 def test_every_script_leaves_what_the_slow_model_says(bench: Bench) -> None:
-    @examples(30)
+    @examples(16, bench.url)
     @hypothesis.given(operations(bench.model))
     def check(script: Script) -> None:
         bench.run(script)
@@ -46,7 +46,7 @@ def test_every_script_leaves_what_the_slow_model_says(bench: Bench) -> None:
 
 
 def test_reads_in_between_see_what_is_right_and_change_nothing(bench: Bench) -> None:
-    @examples(8)
+    @examples(6, bench.url)
     @hypothesis.given(operations(bench.model, max_size=6))
     def check(script: Script) -> None:
         quiet, watched = bench.run(script), bench.run(script, reads=True)
@@ -56,7 +56,7 @@ def test_reads_in_between_see_what_is_right_and_change_nothing(bench: Bench) -> 
 
 
 def test_the_division_into_transactions_does_not_matter(bench: Bench) -> None:
-    @examples(8)
+    @examples(6, bench.url)
     @hypothesis.given(operations(bench.model, max_size=6))
     def check(script: Script) -> None:
         apart, together = bench.run(one_by_one(script)), bench.run(all_at_once(script))
@@ -66,7 +66,7 @@ def test_the_division_into_transactions_does_not_matter(bench: Bench) -> None:
 
 
 def test_small_and_bulk_writes_agree(bench: Bench) -> None:
-    @examples(8)
+    @examples(6, bench.url)
     @hypothesis.given(operations(bench.model, max_size=6))
     def check(script: Script) -> None:
         small, bulk = bench.run(script, size="small"), bench.run(script, size="bulk")
@@ -81,7 +81,7 @@ def test_small_and_bulk_writes_agree(bench: Bench) -> None:
 def test_the_databases_agree_with_each_other(schema: FixedSchema, postgres_url: str) -> None:
     with Bench(declared(schema), "sqlite:///:memory:") as one, Bench(declared(schema), postgres_url) as other:
 
-        @examples(5)
+        @examples(3)
         @hypothesis.given(operations(one.model, max_size=6))
         def check(script: Script) -> None:
             left, right = one.run(script), other.run(script)

@@ -9,7 +9,7 @@ from tests.agreement.running import Bench, Declared, examples
 
 
 def test_every_schema_and_script_agrees_with_the_slow_model(url: str) -> None:
-    @examples(40 if url.startswith("sqlite") else 15)
+    @examples(24, url)
     @hypothesis.given(generated_schemas(), st.data())
     def check(spec: object, data: st.DataObject) -> None:
         built = build(spec)
@@ -20,7 +20,7 @@ def test_every_schema_and_script_agrees_with_the_slow_model(url: str) -> None:
 
 
 def test_how_a_script_is_run_does_not_matter_in_any_schema(url: str) -> None:
-    @examples(15 if url.startswith("sqlite") else 5)
+    @examples(8, url)
     @hypothesis.given(generated_schemas(), st.data())
     def check(spec: object, data: st.DataObject) -> None:
         built = build(spec)

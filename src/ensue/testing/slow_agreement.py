@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ensue.errors import ConstraintViolated, EnsueError, InvalidValue
+from ensue.errors import EnsueError, Rejected
 from ensue.expression.nodes import Children, Column
 from ensue.expression.trace import match
 from ensue.schema.model import Model, RecordModel
@@ -64,14 +64,17 @@ class Agreement:
         for operation in script:
             await self._operate(operation)
             await self.compare()
+        if self._options.audit is not None:
+            # At the end only: a whole recompute costs far more than a script, and what goes wrong early stays wrong.
+            findings = list(await self._options.audit())
+            if findings:
+                raise Disagreement(f"The app agrees with the slow model, but its audit found: {findings}")
         return self.expected()
 
     async def compare(self) -> None:
         """Raise `Disagreement` if the app holds anything else than the slow model says."""
         expected, actual = self.expected(), await self.actual()
         found = [*differences(expected, actual)]
-        if self._options.audit is not None and self._depth == 0:
-            found += [f"audit: {finding}" for finding in await self._options.audit()]
         if found:
             done = "\n  ".join(self._done[-12:])
             raise Disagreement("The app and the slow model differ:\n" + "\n".join(found[:20]) + f"\nafter\n  {done}")
@@ -126,8 +129,10 @@ class Agreement:
         return [record for record in self.model.records.values() if record.kind != "event"]
 
     def _key(self, record: RecordModel, row: Any, values: Mapping[str, Any]) -> Any:
-        # The ids of implicit links are nobody's business: what they link is.
-        return tuple(values[name] for name in record.links) if record.implicit else row
+        # Ids that nobody chose say nothing: an implicit link is what it links, a derived record what it derives from.
+        if record.implicit:
+            return tuple(values[name] for name in record.links)
+        return row if (link := _source_link(record)) is None else values[link]
 
     async def _read(self, record: RecordModel) -> dict[int, dict[str, Any]]:
         if record.kind == "globals":
@@ -143,14 +148,9 @@ class Agreement:
 
     def _recognise(self, record: RecordModel, rows: Mapping[int, Mapping[str, Any]]) -> None:
         """Find out which derived record is which: by the link to its source that its mapping holds."""
-        transform = record.transform
-        if transform is None or transform.mapping is None:
+        transform, link = record.transform, _source_link(record)
+        if transform is None or link is None:
             return
-        link = next(
-            (name for name, node in transform.mapping.items() if isinstance(node, Column) and node.field == "id"), None
-        )
-        if link is None:
-            raise Disagreement(f"{record.name} maps no link to its source, so its records can't be told apart.")
         by_source = {values[link]: id_ for id_, values in rows.items()}
         for label, values in self.slow.image()[record.name].items():
             source = self._ids[transform.source].get(values[link])
@@ -226,7 +226,7 @@ class Agreement:
                     await self._do(write)
             else:
                 await self._do(write)
-        except (ConstraintViolated, InvalidValue):
+        except Rejected:
             return
         raise Disagreement(f"The app allows what the slow model refuses: {write!r}, because: {refusal}")
 
@@ -324,6 +324,16 @@ def _in_bulk(write: Write) -> Write:
 def _member(record: RecordModel, row: Any, name: str) -> Any:
     value = getattr(row, name)
     return value if name not in record.links or value is None or isinstance(value, int) else value.id
+
+
+def _source_link(record: RecordModel) -> str | None:
+    """The link of a derived record to its source, by which one is told from another."""
+    if record.transform is None or record.transform.mapping is None:
+        return None
+    for name, node in record.transform.mapping.items():
+        if name in record.links and isinstance(node, Column) and (node.path, node.field) == ((), "id"):
+            return name
+    raise Disagreement(f"{record.name} maps no link to its source, so its records can't be told apart.")
 
 
 def differences(expected: Image, actual: Image) -> Iterable[str]:

@@ -115,7 +115,9 @@ class SlowModel:
         row = self.allocate(interaction)
         created: list[Place] = []
         with self._atomic():
-            self.tables.insert(interaction, row, values)
+            # `at` is the framework's to give.
+            given = {"at": self.tables.now} if "at" in self.model.records[interaction].fields else {}
+            self.tables.insert(interaction, row, {**given, **values})
             event = RowView(self.tables, interaction, row, dict(self.tables.rows[interaction][row]))
             for record in self.model.records.values():
                 transform = record.transform

@@ -148,12 +148,15 @@ def _increased(slow: SlowModel, write: Updated, row: int) -> dict[str, Any]:
 
 def picked(slow: SlowModel, record: str, pick: Pick) -> int | None:
     """The row at a place, counted modulo the rows that exist; None if there are none."""
+    # Derived records are rows too, from the moment that their source is there.
+    slow.settle()
     rows = sorted(slow.tables.rows[record])
     return rows[pick.place % len(rows)] if rows else None
 
 
 def satisfying(slow: SlowModel, record: str, condition: Condition) -> tuple[int, ...]:
     """The rows that satisfy a condition by name."""
+    slow.settle()
     return tuple(row for row in sorted(slow.tables.rows[record]) if _satisfies(slow, (record, row), condition))
 
 
@@ -167,7 +170,6 @@ _SIGNS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def _satisfies(slow: SlowModel, place: Place, condition: Condition) -> bool:
-    slow.settle()
     end = follow(slow.tables, place, condition.path[:-1])
     value = None if end is None else slow.value(*end, condition.path[-1])
     if condition.operator == "is null":
@@ -271,6 +273,7 @@ def _cross(slow: SlowModel, operation: Cross) -> Iterator[Write]:
     target = slow.model.records[operation.record].links[operation.link].target
     item = picked(slow, operation.record, operation.item)
     for act, given in operation.acts:
+        slow.settle()
         here = item if item in slow.tables.rows[operation.record] else None
         crossed = None if here is None else slow.value(operation.record, here, operation.link)
         record, row = (target, crossed) if act in ("crossed", "delete") else (operation.record, here)
