@@ -363,9 +363,10 @@ def _differs(pair: tuple[Element, Element], plan: ColumnPlan, scale: Element | N
         size = size + sa.func.coalesce(scale, sa.literal_column("0.0", DOUBLE))
     distance: Element = stored - right
     close = _abs(distance) <= size * sa.literal_column(repr(FLOAT_TOLERANCE), DOUBLE)
-    return sa.and_(
-        differs, sa.case((close, sa.literal_column("0")), else_=sa.literal_column("1")) == sa.literal_column("1")
-    )
+    no: Element = sa.literal_column("0")
+    yes: Element = sa.literal_column("1")
+    # Unless both are numbers it is not known whether they are close, and they differ.
+    return sa.and_(differs, sa.case((close, no), else_=yes) == yes)
 
 
 def _abs(element: Element) -> Element:
