@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Never, TypeVar, overload
 
+from ensue.engine.collector import held_for
 from ensue.engine.engine import Engine
 from ensue.engine.read import reads
 from ensue.engine.writing import writes
@@ -142,7 +143,8 @@ class Store:
         if len(by_plan) == 1:
             ((plan, values),) = by_plan.values()
             snapshot = plan.snapshot
-            return [snapshot(row) for row in await self._create(plan, values)]
+            with held_for(len(values)):
+                return [snapshot(row) for row in await self._create(plan, values)]
         created: dict[str, list[Row]] = {}
         async with self.transaction():
             for name, (plan, values) in by_plan.items():

@@ -37,7 +37,10 @@ def note_created(changes: Changes, record: str, rows: list[Row]) -> None:
 
 
 def merge(into: Changes, later: Changes) -> None:
-    """Fold the changes of a later span into an earlier one."""
+    """Fold the changes of a later span into an earlier one; `later` must not be used any more."""
     for record, table in later.items():
+        if record not in into:
+            into[record] = table
+            continue
         for old, new in table.values():
             note(into, record, old, new)
