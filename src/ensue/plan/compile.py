@@ -6,7 +6,7 @@ expressions nor any name look-up to run.
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,11 +15,11 @@ from ensue.errors import InternalError
 from ensue.expression.python import compile_function, source
 from ensue.plan.admit import compile_admit, compile_local, normalisers
 from ensue.plan.ddl import ddl_statements, fingerprint
-from ensue.plan.plan import EffectPlan, MachinePlan, Plan, RecordPlan, Referrer, TransitionPlan
+from ensue.plan.plan import EffectPlan, MachinePlan, Plan, RecordPlan, Referrer, Step, TransitionPlan, View
 from ensue.plan.statements import record_statements, row_encoder, row_function, select_by_link
 from ensue.plan.steps import compile_steps
 from ensue.plan.strata import Heights, link_name
-from ensue.plan.tables import SOURCE_COLUMN, build_tables, column_plans
+from ensue.plan.tables import SOURCE_COLUMN, build_tables, column_plans, short_name
 from ensue.plan.values import normaliser
 from ensue.plan.views import Layout, ViewBuilder, empty_view, function_of
 from ensue.schema.model import CustomModel, EffectModel, Formula, Machine, Model, RecordModel, TransitionModel
@@ -38,7 +38,9 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
     watched = _watched(model, machines)
     for name in watched:
         records[name].watched = True
-    strata = compile_steps(layout, heights, watched)
+    strata = compile_steps(layout, heights, watched, read=_read_by_listeners(records), moved=frozenset(machines))
+    for record in records.values():
+        record.settled_before = _settled_before(record, strata)
     return Plan(
         model=model,
         dialect=dialect,
@@ -46,7 +48,7 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         records=records,
         strata=strata,
         heights=heights.found,
-        hosts=frozenset(step.record for stratum in strata for step in stratum),
+        hosts=frozenset(machines) | {step.record for stratum in strata for step in stratum},
         derived_from_events=_derived_from_events(model),
         effect_records=frozenset(effect.record for effect in model.effects.values()),
         delete_reach=_delete_reach(records),
@@ -55,6 +57,13 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         ),
         ddl=tuple(ddl_statements(layout)),
         fingerprint=fingerprint(layout),
+        by_table={record.table.name: record for record in records.values()},
+        checks={
+            short_name(f"ck_{record.table}_{field.column}"): (record.name, field.name)
+            for record in model.records.values()
+            for field in record.fields.values()
+            if field.check is not None
+        },
     )
 
 
@@ -253,6 +262,37 @@ def _watched(model: Model, machines: Mapping[str, tuple[MachinePlan, ...]]) -> f
     for items in machines.values():
         listened |= {source for machine in items for source, _ in machine.transitions}
     return frozenset(name for name in listened if model.records[name].kind != "event")
+
+
+def _read_by_listeners(records: Mapping[str, RecordPlan]) -> Iterator[tuple[str, int]]:
+    """The columns of crossed rows that conditions and order keys read: the images of changed rows must hold them."""
+    for record in records.values():
+        for view in _views_of_listeners(record):
+            yield from ((crossing.record, position) for crossing in view.crossings for position in crossing.positions)
+
+
+def _views_of_listeners(record: RecordPlan) -> Iterator[View]:
+    for effect in record.effects:
+        yield effect.where_view
+        yield effect.order_view
+    for change in record.triggers:
+        yield from (transition.view for transition in _transitions(record, change))
+
+
+def _transitions(record: RecordPlan, change: str) -> Iterator[TransitionPlan]:
+    for machine in record.triggers[change]:
+        yield from machine.transitions[record.name, change]
+
+
+def _settled_before(record: RecordPlan, strata: tuple[tuple[Step, ...], ...]) -> frozenset[str]:
+    """The changes of a record type before which everything must be propagated, because its state machines see what derives."""
+    moving = {step.record for stratum in strata for step in stratum}
+
+    def sees(change: str) -> bool:
+        crossed = {item.record for plan in _transitions(record, change) for item in plan.view.crossings}
+        return not moving.isdisjoint(crossed) or (change != "create" and record.name in moving)
+
+    return frozenset(change for change in record.triggers if sees(change))
 
 
 def _effect(layout: Layout, effect: EffectModel) -> EffectPlan:

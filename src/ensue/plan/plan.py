@@ -251,6 +251,7 @@ class RecordPlan:
     machines: tuple[MachinePlan, ...] = ()
     snapshot: Callable[[Row], Any] = field(default=repr)
     triggers: Mapping[str, tuple[MachinePlan, ...]] = field(default_factory=dict[str, tuple[MachinePlan, ...]])
+    settled_before: frozenset[str] = frozenset()  # changes whose events show derived columns to a state machine
     watched: bool = False  # an effect or a state machine listens to it: net changes are kept
 
 
@@ -288,6 +289,8 @@ class Plan:
     derived_listeners: tuple[str, ...]  # record types on whose changes by propagation a state machine may move
     ddl: tuple[Statement, ...]
     fingerprint: Mapping[str, Any]
+    by_table: Mapping[str, RecordPlan] = field(default_factory=dict[str, RecordPlan])
+    checks: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])  # constraint -> (record, field)
     statements: dict[Any, Statement] = field(default_factory=dict[Any, Statement])
     assigns: dict[Any, tuple[Statement, Callable[[Sequence[Row]], Sequence[Any]]]] = field(
         default_factory=dict[Any, Any]

@@ -331,7 +331,7 @@ def _recompute(
 
 
 def _repair(record: RecordPlan, plans: Sequence[ColumnPlan], query: sa.Select[Any]) -> sa.Update:
-    wrong = query.subquery("w")
+    wrong = query.subquery("ensue_wrong")
     values = {plan.column: wrong.c[f"r{n}"] for n, plan in enumerate(plans)}
     return sa.update(record.table).values(values).where(record.table.c.id == wrong.c.id)
 

@@ -43,15 +43,20 @@ class Draft:
     build: Build
 
 
-def compile_steps(layout: Layout, heights: Heights, images: frozenset[str]) -> tuple[tuple[Step, ...], ...]:
-    """All steps, by stratum, lowest first; those of Globals classes in the last."""
+def compile_steps(
+    layout: Layout, heights: Heights, images: frozenset[str], *, read: Iterable[tuple[str, int]], moved: frozenset[str]
+) -> tuple[tuple[Step, ...], ...]:
+    """All steps, by stratum, lowest first; those of Globals classes in the last.
+
+    `read` are the (record type, position) pairs that listeners read, `moved` the record types that state machines write.
+    """
     drafts = [*_host_drafts(layout, heights), *_formula_drafts(layout, heights)]
     drafts += [*_custom_drafts(layout, heights), *_transform_drafts(layout, heights)]
     context = Context(
         layout=layout,
-        read_above=frozenset(pair for draft in drafts for pair in draft.reads),
+        read_above=frozenset(pair for draft in drafts for pair in draft.reads) | frozenset(read),
         images=images,
-        hosts=frozenset(draft.record for draft in drafts),
+        hosts=moved | {draft.record for draft in drafts},
     )
     strata: dict[int, list[Step]] = defaultdict(list)
     for draft in drafts:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ensue.errors import InternalError
 from ensue.expression.nodes import Node, columns
-from ensue.schema.model import Aggregate, CustomModel, FieldModel, Formula, Machine, Model
+from ensue.schema.model import Aggregate, CustomModel, FieldModel, Formula, Machine, Model, RecordModel
 
 EXISTENCE = "*"
 """The pseudo-column that stands for "there is such a record", for records that derive from records."""
@@ -50,7 +50,7 @@ class Heights:
     def _height(self, record: str, name: str) -> int:
         model = self.model.records[record]
         transform = model.transform
-        if transform is not None and not transform.event and (name == EXISTENCE or name in (transform.mapping or {})):
+        if transform is not None and not transform.event and (name == EXISTENCE or _owned(model, name)):
             source = self.of(transform.source, EXISTENCE)
             if transform.mapping is None:
                 return 1 + max(
@@ -88,17 +88,39 @@ class Heights:
                 return self._custom_height(record, computation)
             case Aggregate():
                 height = self.above(computation.edge, (computation.where, computation.value))
-                return max(height, 1 + self.of(computation.edge, EXISTENCE))
+                ways = self._above_links(computation.edge, computation.host_path)
+                return max(height, ways, 1 + self.of(computation.edge, EXISTENCE))
+
+    def _above_links(self, record: str, path: tuple[str, ...]) -> int:
+        """One more than the highest link on a way: an edge finds its host by links that may derive, too."""
+        height, at = 0, record
+        for step in path:
+            link = link_name(self.model, at, step)
+            height = max(height, self.of(at, link))
+            at = self.model.records[at].links[link].target
+        return 1 + height
 
     def _custom_height(self, record: str, computation: CustomModel) -> int:
         if not computation.columns and not computation.edges:
             return 0
-        own = self.above(record, computation.columns)
-        return max([own, *(self.above(use.edge, use.columns) for use in computation.edges)])
+        height = self.above(record, computation.columns)
+        for use in computation.edges:
+            ways = self._above_links(use.edge, use.host_path)
+            height = max(height, ways, self.above(use.edge, use.columns), 1 + self.of(use.edge, EXISTENCE))
+        return height
 
     def is_local(self, record: str, value: Node) -> bool:
         """Whether a formula reads only columns of its own row that are known when the row is written."""
         return all(not column.path and self.of(record, column.field) == 0 for column in columns(value))
+
+
+def _owned(record: RecordModel, name: str) -> bool:
+    """Whether a column of a record that derives from records is written by its Transform."""
+    assert record.transform is not None
+    if record.transform.mapping is not None:
+        return name in record.transform.mapping
+    field_ = record.fields.get(name)
+    return name in record.links or (field_ is not None and field_.computation is None)
 
 
 def reads(model: Model, record: str, node: Node) -> Iterator[ColumnKey]:

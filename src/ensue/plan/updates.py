@@ -21,6 +21,8 @@ from ensue.plan.writes import json_rows
 from ensue.schema.model import ID_TYPE
 
 TYPES = SqlTypes()
+GIVEN = "ensue_given"
+"""The alias of what an UPDATE is given: a name that no record's table has."""
 
 
 def host_updates(layout: Layout, record: str, builders: Sequence[GroupBuilder]) -> tuple[UpdatePlan, UpdatePlan]:
@@ -111,7 +113,7 @@ def _json_source(cells: Sequence[ValueType]) -> sa.Subquery:
         text = f"j.value ->> {i}"
         element = sa.literal_column(f"unhex({text})" if type_.base == "bytes" else f"({text})", TYPES.column(type_))
         selected.append(element.label(f"s{i}"))
-    return sa.select(*selected).select_from(rows).subquery("d")
+    return sa.select(*selected).select_from(rows).subquery(GIVEN)
 
 
 def _array_source(layout: Layout, cells: Sequence[ValueType]) -> sa.TableValuedAlias:
@@ -121,4 +123,4 @@ def _array_source(layout: Layout, cells: Sequence[ValueType]) -> sa.TableValuedA
         for i, type_ in enumerate(types)
     ]
     columns = [sa.column(f"s{i}", TYPES.column(type_)) for i, type_ in enumerate(types)]
-    return sa.func.unnest(*arrays).table_valued(*columns, name="d").render_derived()
+    return sa.func.unnest(*arrays).table_valued(*columns, name=GIVEN).render_derived()

@@ -32,7 +32,7 @@ def json_rows(rows: Sequence[Sequence[Any]]) -> str:
 
 def json_cell(index: int, column: ColumnPlan) -> str:
     """The cell of a JSON row in SQLite, as the column holds it."""
-    cell = f"d.value ->> {index}"
+    cell = f"ensue_given.value ->> {index}"
     return f"unhex({cell})" if column.type.base == "bytes" else cell
 
 
@@ -78,17 +78,17 @@ def _assign_many(
 ) -> tuple[Statement, Bind]:
     text = Text(dialect)
     table = text.quote(record.table.name)
-    sets = ", ".join(f"{text.quote(column.column)} = d.c{n}" for n, column in enumerate(columns, start=1))
+    sets = ", ".join(f"{text.quote(column.column)} = ensue_given.c{n}" for n, column in enumerate(columns, start=1))
     if dialect == "postgresql":
         arrays = ", ".join(f"${n}::{text.type_name(column)}[]" for n, column in enumerate(columns, start=2))
         names = ", ".join(f"c{n}" for n in range(1, len(columns) + 1))
-        source = f"unnest($1::bigint[], {arrays}) AS d(id, {names})"
+        source = f"unnest($1::bigint[], {arrays}) AS ensue_given(id, {names})"
         encode = row_function([None, *(encoder(column.type, dialect) for column in columns)])
     else:
         cells = ", ".join(f"{json_cell(n, column)} AS c{n}" for n, column in enumerate(columns, start=1))
-        source = f"(SELECT d.value ->> 0 AS id, {cells} FROM json_each(?1) AS d) AS d"
+        source = f"(SELECT ensue_given.value ->> 0 AS id, {cells} FROM json_each(?1) AS ensue_given) AS ensue_given"
         encode = row_function([None, *map(json_encoder, columns)])
-    sql = f"UPDATE {table} SET {sets} FROM {source} WHERE {table}.id = d.id"
+    sql = f"UPDATE {table} SET {sets} FROM {source} WHERE {table}.id = ensue_given.id"
 
     def bind(rows: Sequence[Row]) -> Sequence[Any]:
         cells = [(row[0], *(row[p] for p in positions)) for row in rows]
