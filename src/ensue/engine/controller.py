@@ -28,8 +28,9 @@ from ensue.engine.engine import Engine
 from ensue.engine.events import Event, net_events
 from ensue.engine.store import Store
 from ensue.engine.transaction import Prepared, Transaction
+from ensue.engine.violations import in_schema_words
 from ensue.engine.writing.initials import compute_initial
-from ensue.errors import DeclarationError, Rejected, UsageError
+from ensue.errors import ConstraintViolated, DeclarationError, Rejected, UsageError
 from ensue.plan.plan import Plan, RecordPlan
 from ensue.schema.event import DispatchResult, MutationEvent
 from ensue.schema.interaction import Context, Interaction
@@ -172,6 +173,9 @@ class Controller:
                 else:
                     session: Session = tx.session
                     results, commit = await session.run(work())
+        except ConstraintViolated as error:
+            tx.roll_back()
+            raise in_schema_words(self.engine.plan, error) from error
         except BaseException:
             tx.roll_back()
             raise

@@ -17,8 +17,9 @@ from ensue.engine.callbacks import current
 from ensue.engine.commit import Commit, finish, settle
 from ensue.engine.read.reads import Reader
 from ensue.engine.transaction import Prepared, Transaction
+from ensue.engine.violations import in_schema_words
 from ensue.engine.writing.ids import IdBlocks
-from ensue.errors import Conflict, Unavailable, UsageError
+from ensue.errors import Conflict, ConstraintViolated, Unavailable, UsageError
 from ensue.plan.plan import Plan
 from ensue.store.driver import Driver
 from ensue.store.retry import with_retry
@@ -76,6 +77,9 @@ class Engine:
 
         try:
             result, commit = await self.driver.write(work())
+        except ConstraintViolated as error:
+            tx.roll_back()
+            raise in_schema_words(self.plan, error) from error
         except BaseException:
             tx.roll_back()
             raise
@@ -89,7 +93,10 @@ class Engine:
                 "A callback (allow, compute, initial, value, record) wrote through the store. Callbacks read; to change data "
                 "return the value, or derive it from an event that the callback's interaction stores."
             )
-        return await session_of(tx).run(body(tx))
+        try:
+            return await session_of(tx).run(body(tx))
+        except ConstraintViolated as error:
+            raise in_schema_words(self.plan, error) from error
 
     async def read(self, body: Callable[[Reader], Work[T]]) -> T:
         """Run a read: inside the task's transaction with everything derived brought up to date, or on its own."""

@@ -135,6 +135,29 @@ class CustomModel:
 
 Computation = Aggregate | Formula | Machine | CustomModel
 
+_WORDS: dict[str, str] = {
+    "count": "Count",
+    "sum": "Sum",
+    "average": "Average",
+    "min": "Min",
+    "max": "Max",
+    "any": "AnyOf",
+    "every": "EveryOf",
+}
+
+
+def computation_word(computation: Computation) -> str:
+    """The name under which a user declared it, for messages."""
+    match computation:
+        case Aggregate():
+            return _WORDS[computation.kind]
+        case Formula():
+            return "Computed"
+        case Machine():
+            return "StateMachine"
+        case CustomModel():
+            return "Custom"
+
 
 @dataclass(frozen=True, slots=True)
 class TransformModel:

@@ -1,0 +1,52 @@
+"""A database's refusal in the words of the schema, on both databases."""
+
+from __future__ import annotations
+
+import pytest
+
+from ensue import App, Entity, Many, One, Property, Rejected
+from ensue.errors import ConstraintViolated
+
+
+class Shelf(Entity):
+    name: Property[str]
+    books = Many(lambda: Book, inverse="shelf")
+
+
+class Book(Entity, unique=[("shelf", "place")]):
+    title: Property[str] = Property(unique=True)
+    place: Property[int] = Property(check=lambda place: place > 0)
+    shelf: One[Shelf]
+
+
+@pytest.fixture
+def app(database_url: str) -> App:
+    return App(entities=[Shelf, Book], database=database_url)
+
+
+async def test_a_unique_violation_names_the_members(app: App) -> None:
+    async with app:
+        store = app.controller.store
+        shelf = await store.create(Shelf(name="a"))
+        await store.create(Book(title="x", place=1, shelf=shelf))
+        with pytest.raises(ConstraintViolated, match="There is another Book with the same title") as caught:
+            await store.create(Book(title="x", place=2, shelf=shelf))
+        assert (caught.value.code, caught.value.fields) == ("unique", {"title": "is already taken"})
+        with pytest.raises(ConstraintViolated, match="the same shelf and place"):
+            await store.create(Book(title="y", place=1, shelf=shelf))
+
+
+async def test_a_failed_check_names_the_property(app: App) -> None:
+    async with app:
+        store = app.controller.store
+        shelf = await store.create(Shelf(name="a"))
+        book = await store.create(Book(title="x", place=1, shelf=shelf))
+        with pytest.raises(ConstraintViolated, match=r"Book\.place does not satisfy its check") as caught:
+            await store.update(Book, book.id, place=0)
+        assert caught.value.fields == {"place": "does not satisfy its check"}
+
+
+async def test_a_reference_to_nothing_names_what_was_given(app: App) -> None:
+    async with app:
+        with pytest.raises(Rejected, match="Book refers to a record that does not exist; given: shelf=77"):
+            await app.controller.store.create(Book(title="x", place=1, shelf=77))  # type: ignore[arg-type]
