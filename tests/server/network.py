@@ -13,22 +13,9 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 
 from ensue import App
-from ensue.errors import Rejected
-from tests.server.shop import User
+from tests.server.shop import User, authenticate
 
 WAIT_SECONDS = 10.0
-
-
-def authenticate(connection: Any) -> Any:
-    """`Authorization: Bearer user-7`, or `?token=user-7`; one that is no such token is refused."""
-    given = connection.headers.get("authorization", "").removeprefix("Bearer ") or connection.query_params.get(
-        "token", ""
-    )
-    if not given:
-        return None
-    if not given.startswith("user-"):
-        raise Rejected("not_authenticated", "The token has expired.")
-    return User.ref(int(given.removeprefix("user-")))
 
 
 class Served:
@@ -84,14 +71,23 @@ class Talk:
         return await self.hear()
 
 
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
 @asynccontextmanager
 async def serving(application: Any, app: App | None = None, **config: Any) -> AsyncGenerator[Served]:
     """Serve an ASGI application."""
-    server = uvicorn.Server(uvicorn.Config(application, port=0, log_config=None, lifespan="auto", **config))
+    server = _Server(uvicorn.Config(application, port=0, log_config=None, lifespan="auto", **config))
     task = asyncio.create_task(server.serve())
     try:
-        while not server.started and not task.done():
-            await asyncio.sleep(0.01)
+        await asyncio.wait([task, asyncio.ensure_future(server.listening.wait())], return_when=asyncio.FIRST_COMPLETED)
         assert not task.done(), "the server did not start; the reason is in the log"
         port = server.servers[0].sockets[0].getsockname()[1]
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:

@@ -5,6 +5,7 @@ Also run by other processes: `ensue run tests.server.shop:app`, with `SHOP_DATAB
 
 from __future__ import annotations
 
+import asyncio
 import os
 from datetime import datetime
 from enum import Enum
@@ -141,6 +142,11 @@ class Desk(Integration):
         return await ctx.controller.store.find_one(Post)
 
     @api(allow_anonymous=True)
+    async def slow(self, ctx: Context, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "done"
+
+    @api(allow_anonymous=True)
     async def broken(self, ctx: Context) -> object:
         return object()
 
@@ -163,5 +169,16 @@ def make_app(database: str = "sqlite:///:memory:") -> App:
     )
 
 
+def authenticate(connection: Any) -> Any:
+    """`Authorization: Bearer user-7`, or `?token=user-7`; one that is no such token is refused."""
+    header = connection.headers.get("authorization", "").removeprefix("Bearer ")
+    given = header or connection.query_params.get("token", "")
+    if not given:
+        return None
+    if not given.startswith("user-"):
+        raise Rejected("not_authenticated", "The token has expired.")
+    return User.ref(int(given.removeprefix("user-")))
+
+
 app = make_app(os.environ.get("SHOP_DATABASE", "sqlite:///:memory:"))
-not_an_app = app.asgi
+served = app.asgi(authenticate=authenticate)

@@ -50,14 +50,17 @@ def _parser() -> argparse.ArgumentParser:
         commands, "check", "compare derived data with what it derives from; 0: right, 1: differences, 2: failed"
     )
     check.add_argument("--repair", action="store_true", help="write the right values")
-    check.add_argument("--sample", type=float, metavar="SHARE", help="compare only this share of the records, above 0 up to 1")
+    check.add_argument(
+        "--sample", type=float, metavar="SHARE", help="compare only this share of the records, above 0 up to 1"
+    )
     explain = _command(commands, "explain", "show how a derived property is kept right")
     explain.add_argument("property", metavar="RECORD.PROPERTY", help="for example Post.comment_count")
     _effects(commands)
     migrate = _command(commands, "migrate", "bring the database to the app's schema")
-    migrate.add_argument(
-        "--additive", action="store_true", required=True, help="add only what is missing; remove nothing"
-    )
+    how = migrate.add_mutually_exclusive_group(required=True)
+    how.add_argument("--additive", action="store_true", help="add what is missing; remove nothing")
+    how.add_argument("--adopt", action="store_true", help="take over a database that was changed by hand, if it fits")
+    migrate.add_argument("--dry-run", action="store_true", help="with --additive: only say what would be done")
     return parser
 
 

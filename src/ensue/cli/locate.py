@@ -9,36 +9,49 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ensue.cli.failures import CommandError
 from ensue.schema.written.names import suggestion
 
 if TYPE_CHECKING:
     from ensue.app import App
+    from ensue.server.asgi import Server
 
 
 def find_app(where: str) -> App:
-    """The app at `where`, `module:name`; the working directory is on the path. Raises `CommandError`."""
+    """The app at `where`, `module:name`, or the one that is served there. Raises `CommandError`."""
+    from ensue.app import App
+
+    found = find_served(where)
+    return found if isinstance(found, App) else found.app
+
+
+def find_served(where: str) -> App | Server:
+    """The app, or what `app.asgi(...)` gave, at `where`; the working directory is on the path. Raises `CommandError`."""
     from ensue.app import App
 
     name, separator, attribute = where.partition(":")
     if not (separator and name and attribute):
         raise CommandError(f"{where!r} names no app; expected MODULE:APP, for example shop.main:app.")
     module = _import(name, where)
-    names: dict[str, Any] = vars(module)
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            apps = [key for key, value in names.items() if isinstance(value, App)]
-            advice = f" It has the app {', '.join(apps)}." if apps else suggestion(part, names)
+            apps = [key for key in dir(module) if isinstance(getattr(module, key), App)]
+            advice = f" It has the app {', '.join(apps)}." if apps else suggestion(part, dir(module))
             raise CommandError(f"The module {name} ({getattr(module, '__file__', '')}) has no {attribute!r}.{advice}")
         found = getattr(found, part)
-    if not isinstance(found, App):
-        raise CommandError(
-            f"{where} is a {type(found).__name__}; expected an ensue App. Name the App itself, not what app.asgi() gives."
-        )
-    return found
+    if isinstance(found, App) or _is_served(found):
+        return found
+    what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+    raise CommandError(f"{where} is {what}; expected an ensue App, or what its asgi(...) gives.")
+
+
+def _is_served(found: object) -> TypeGuard[Server]:
+    # An app that is not served leaves the server's modules alone.
+    module = sys.modules.get("ensue.server.asgi")
+    return module is not None and isinstance(found, module.Server)
 
 
 def _import(name: str, where: str) -> Any:

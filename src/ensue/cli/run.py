@@ -7,13 +7,23 @@ SIGTERM nothing new is accepted, what runs is finished, then delivery stops grac
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
+import signal
+import socket
 import sys
+from typing import TYPE_CHECKING
 
+from ensue.app import App
 from ensue.cli import FAILED, OK
 from ensue.cli.failures import CommandError
-from ensue.cli.locate import find_app
+from ensue.cli.locate import find_served
 from ensue.server.logs import log_to
+
+if TYPE_CHECKING:
+    import uvicorn
+
+logger = logging.getLogger("ensue.cli")
 
 GRACE_SECONDS = 30
 
@@ -24,7 +34,8 @@ def execute(given: argparse.Namespace) -> int:
         import uvicorn
     except ModuleNotFoundError:
         raise CommandError("Serving needs uvicorn: install it with `pip install 'ensue[server]'`.") from None
-    application = find_app(given.app).asgi()
+    found = find_served(given.app)
+    application = found.asgi() if isinstance(found, App) else found
     log_to(sys.stderr, level=given.log_level)
     config = uvicorn.Config(
         application,
@@ -35,7 +46,29 @@ def execute(given: argparse.Namespace) -> int:
         log_config=None,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = uvicorn.Server(config)
-    logging.getLogger("ensue.cli").info("serving %s on http://%s:%d", given.app, given.host, given.port)
-    server.run()
+
+    class AnnouncedServer(uvicorn.Server):
+        """One that says where it listens; uvicorn's own lines are left out, as some of them quote clients' tokens."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            for listening in (item for server in self.servers for item in server.sockets):
+                host, port = listening.getsockname()[:2]
+                logger.info("listening on http://%s:%d", host, port)
+
+    server = AnnouncedServer(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn takes these over while it serves, and raises them again when it is done: being told to stop is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    asyncio.run(_serve(found if isinstance(found, App) else found.app, server))
     return OK if server.started else FAILED
+
+
+async def _serve(app: App, server: uvicorn.Server) -> None:
+    # Entered here and not by the server's lifespan, whose errors are logged and not raised.
+    async with app:
+        await server.serve()

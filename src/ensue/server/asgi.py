@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final, Unpack
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -26,7 +26,7 @@ from ensue.server.answers import ErrorAnswer, Refusal, answer_to, encode
 from ensue.server.body import read_body
 from ensue.server.docs.page import DOCS_PAGE, DOCS_POLICY
 from ensue.server.logs import accepted_id, new_id, request_id
-from ensue.server.options import ServerOptions
+from ensue.server.options import AsgiOptions, ServerOptions
 from ensue.server.serving import Serving
 from ensue.server.websocket import Client
 
@@ -49,7 +49,7 @@ _HTTP_ERRORS: Final = {
 }
 
 
-def create_asgi(app: App, **options: Any) -> ASGIApp:
+def create_asgi(app: App, **options: Unpack[AsgiOptions]) -> Server:
     """`app` as an ASGI application; `options` are those of `ServerOptions`. Its lifespan runs the app unless it runs.
 
     >>> application = create_asgi(app, authenticate=user_of_token, cors_origins=["https://app.example"])
@@ -123,19 +123,13 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncGenerator[None]:
-        if self.app.running is not None:
-            try:
-                yield
-            finally:
-                await self._stop_serving()
-            return
-        async with self.app:
+        async with AsyncExitStack() as stack:
+            if self.app.running is None:
+                await stack.enter_async_context(self.app)
             # At once, so that options that don't fit the app are an error at start.
             self._current()
-            try:
-                yield
-            finally:
-                await self._stop_serving()
+            stack.push_async_callback(self._stop_serving)
+            yield
 
     def _current(self) -> Serving:
         """What serves the run of the app. Raises `Refusal` if there is none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from starlette.requests import HTTPConnection
 
@@ -25,6 +25,20 @@ It raises `Rejected("not_authenticated", ...)` for credentials that are wrong or
 """
 AllowSubscribe: TypeAlias = Callable[[Context, type[Any], int], bool | Awaitable[bool]]
 """Whether `ctx.user` may see the record of that class and id now; asked again before each push."""
+
+
+class AsgiOptions(TypedDict, total=False):
+    """The keyword arguments of `app.asgi(...)`, for type checkers; `ServerOptions` says what they mean."""
+
+    authenticate: Authenticate | None
+    cors_origins: Collection[str]
+    body_limit_bytes: int
+    docs: bool
+    subscribable: Collection[type[Entity] | str]
+    allow_subscribe: AllowSubscribe | None
+    heartbeat_seconds: float
+    send_messages_max: int
+    send_bytes_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

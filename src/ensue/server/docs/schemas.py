@@ -41,7 +41,8 @@ class Components:
         self._records = frozenset(self.schemas)
         # All at once: msgspec gives classes of one name in different modules different names only within a call.
         distinct = _distinct(types)
-        shown, defined = msgspec.json.schema_components(distinct, schema_hook=self._hook, ref_template=REF + "{name}")
+        described = [self._describable(kind) for kind in distinct]
+        shown, defined = msgspec.json.schema_components(described, schema_hook=self._hook, ref_template=REF + "{name}")
         names = {name: f"{name}_" for name in defined if name in self._records}
         self._types = {id(kind): renamed(schema, names) for kind, schema in zip(distinct, shown, strict=True)}
         self._kept = distinct
@@ -69,8 +70,16 @@ class Components:
     def _hook(self, cls: type[Any]) -> Json:
         if issubclass(cls, Record):
             return {"$ref": REF + cls.__name__} if cls.__name__ in self._records else {"type": "object"}
-        # Whatever it is, the encoder will say so if it can't be written.
-        return {}
+        # Whatever it is; msgspec takes an empty answer for none.
+        return {"title": cls.__name__}
+
+    def _describable(self, kind: Any) -> Any:
+        """`kind`, or Any if msgspec can't describe it (two classes in a union, say), though it may write it."""
+        try:
+            msgspec.json.schema(kind, schema_hook=self._hook)
+        except (TypeError, RuntimeError):
+            return Any
+        return kind
 
 
 def nullable(schema: Json) -> Json:

@@ -103,6 +103,7 @@ class Subscriptions:
         self._reads = asyncio.Semaphore(READS_MAX)
         self._hint: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def __len__(self) -> int:
         return sum(len(group.members) + len(group.entering) for group in self._groups.values())
@@ -147,7 +148,8 @@ class Subscriptions:
             self.touched(ids)
 
     async def close(self) -> None:
-        """Stop reading; subscribers are not told."""
+        """Stop reading, for good; subscribers are not told."""
+        self._closed = True
         if self._hint is not None:
             self._hint.cancel()
         for task in self._tasks:
@@ -162,7 +164,7 @@ class Subscriptions:
 
     def _read_again(self, group: _Group) -> None:
         group.asked += 1
-        if group.task is None:
+        if group.task is None and not self._closed:
             # In a context of its own: not in the transaction, or under the ids, of whoever happens to start it.
             group.task = asyncio.create_task(self._keep_reading(group), context=contextvars.Context())
             self._tasks.add(group.task)
