@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ensue.engine.controller import Controller
     from ensue.plan.plan import Plan
     from ensue.schema.model import Model
+    from ensue.server.options import AsgiOptions
     from ensue.store.driver import Driver
 
 logger = logging.getLogger("ensue")
@@ -164,7 +165,7 @@ class App:
             stack.callback(self._slot.release, run)
             return await run.declare(stack)
 
-    def asgi(self, **options: Any) -> Any:
+    def asgi(self, **options: Unpack[AsgiOptions]) -> Any:
         """An ASGI application that serves the app; its lifespan runs the app unless it runs already.
 
         `options` are those of `ensue.server.options.ServerOptions`: `authenticate`, `cors_origins`, `subscribable`, …
