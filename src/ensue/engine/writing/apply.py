@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ensue.engine.propagation.changes import note, note_created
-from ensue.engine.propagation.view import evaluate_rows
+from ensue.engine.propagation.view import NEW, load_crossings
 from ensue.engine.transaction import Transaction
 from ensue.errors import Conflict, ConstraintViolated, InvalidValue, NotFound, Rejected
-from ensue.plan.plan import LockMode, RecordPlan, Referrer, Row
+from ensue.plan.plan import LockMode, RecordPlan, Referrer, Row, View
+from ensue.plan.statements import Text
 from ensue.plan.writes import assign_statement, encode_rows
 from ensue.store.statement import Run, Statement, Work
 
@@ -19,8 +20,14 @@ Assign = Callable[[list[Any]], None]
 """Changes a row, given as a list, in place."""
 
 
-def insert_rows(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[list[Row]]:
-    """Insert admitted rows (id None: allot one), with the initial values of what derives from other records."""
+def insert_rows(
+    tx: Transaction, plan: RecordPlan, drafts: list[list[Any]], *, unless: tuple[str, ...] = ()
+) -> Work[list[Row]]:
+    """Insert admitted rows (id None: allot one), with the initial values of what derives from other records.
+
+    With `unless`, members that are unique together, one row is inserted unless there is one with the same values: then none is
+    returned, and nothing was done. On PostgreSQL another transaction that is inserting it is waited for.
+    """
     yield from _allot_ids(tx, plan, drafts)
     if plan.local is not None:
         for draft in drafts:
@@ -28,9 +35,26 @@ def insert_rows(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> W
     if plan.initial_view is not None:
         yield from _initial_formulas(tx, plan, drafts)
     rows: list[Row] = [tuple(draft) for draft in drafts]
-    yield from _insert(tx, plan, rows)
+    if unless:
+        encoded = rows[0] if plan.encode is None else plan.encode(rows[0])
+        if not (yield Run(_insert_unless(tx, plan, unless), encoded)):
+            return []
+    else:
+        yield from _insert(tx, plan, rows)
     note_created(tx.pending, plan.name, rows)
     return rows
+
+
+def _insert_unless(tx: Transaction, plan: RecordPlan, unless: tuple[str, ...]) -> Statement:
+    key = (plan.name, "insert_unless", *unless)
+    statement = tx.plan.statements.get(key)
+    if statement is None:
+        quote = Text(tx.plan.dialect).quote
+        columns = ", ".join(quote(plan.columns[plan.index[name]].column) for name in unless)
+        insert = plan.statements.insert_one
+        text = f"{insert.text} ON CONFLICT ({columns}) DO NOTHING RETURNING id"
+        statement = tx.plan.statements[key] = Statement(insert.name, text, rows=True)
+    return statement
 
 
 def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
@@ -46,11 +70,24 @@ def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Wo
 
 
 def _initial_formulas(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
-    assert plan.initial_view is not None
+    view = plan.initial_view
+    assert view is not None
+    resolve = yield from load_crossings(tx, view, tx.pending, [(None, draft) for draft in drafts])
+    for draft in drafts:
+        if _leads_nowhere(plan, view, draft, resolve(draft, NEW)):
+            # The database would say so, but only after a formula was asked about a record that is not there.
+            raise _missing_reference(plan, [tuple(draft)])
     for position, evaluate in plan.initial_formulas:
-        values = yield from evaluate_rows(tx, plan.initial_view, drafts, evaluate)
-        for draft, value in zip(drafts, values, strict=True):
-            draft[position] = value
+        for draft in drafts:
+            draft[position] = evaluate(draft, *resolve(draft, NEW))
+
+
+def _leads_nowhere(plan: RecordPlan, view: View, draft: list[Any], found: list[Row | None]) -> bool:
+    """Whether a reference of a new row is to nothing; one to its own kind may be to a row of the same batch."""
+    return any(
+        row is None and crossing.parent < 0 and draft[crossing.fk] is not None and crossing.record != plan.name
+        for crossing, row in zip(view.crossings, found, strict=False)
+    )
 
 
 def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row]) -> Work[None]:
@@ -76,7 +113,9 @@ def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row]) -> Work[None]:
         raise
 
 
-def _missing_reference(plan: RecordPlan, rows: list[Row], error: ConstraintViolated) -> ConstraintViolated:
+def _missing_reference(
+    plan: RecordPlan, rows: list[Row], error: ConstraintViolated | None = None
+) -> ConstraintViolated:
     """The database says that a reference leads nowhere, but SQLite not which: name those that were given."""
     links = [(n, column) for n, column in enumerate(plan.columns) if column.role == "link"]
     given = {
@@ -86,7 +125,8 @@ def _missing_reference(plan: RecordPlan, rows: list[Row], error: ConstraintViola
     }
     which = f"{plan.name} refers to a record that does not exist"
     shown = ", ".join(f"{column.name}={rows[0][n]}" for n, column in links)
-    return ConstraintViolated("reference", f"{which}; given: {shown}.", constraint=error.constraint, fields=given)
+    named = error.constraint if error is not None else ""
+    return ConstraintViolated("reference", f"{which}; given: {shown}.", constraint=named, fields=given)
 
 
 def lock_rows(tx: Transaction, plan: RecordPlan, ids: Sequence[int], mode: LockMode = "update") -> Work[list[Row]]:

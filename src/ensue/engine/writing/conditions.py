@@ -31,7 +31,9 @@ def condition_ids(tx: Transaction, plan: RecordPlan, where: Any) -> Work[list[in
     if ids and tx.plan.dialect == "postgresql":
         lock = tx.plan.records[plan.name].statements.select_many["update"]
         yield Run(lock, (ids,))
-        ids = yield from _chosen(tx, plan, condition)
+        # What came to match meanwhile is not locked and may be changing again: it is as if it came after this write.
+        locked = set(ids)
+        ids = [id_ for id_ in (yield from _chosen(tx, plan, condition)) if id_ in locked]
     return ids
 
 

@@ -18,6 +18,7 @@ from ensue.engine.writing.conditions import condition_ids, expression_values
 from ensue.errors import NotFound, Rejected, UsageError
 from ensue.expression.nodes import Children, Follow
 from ensue.plan.plan import RecordPlan, Row
+from ensue.plan.tables import unique_sets
 from ensue.schema.model import CollectionModel
 from ensue.store.statement import Work
 
@@ -28,12 +29,14 @@ def create_records(tx: Transaction, plan: RecordPlan, values: Sequence[Mapping[s
     return (yield from create_drafts(tx, plan, [plan.admit(item, tx.now) for item in values]))
 
 
-def create_drafts(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[list[Row]]:
-    """Create records from admitted rows, with their events."""
+def create_drafts(
+    tx: Transaction, plan: RecordPlan, drafts: list[list[Any]], *, unless: tuple[str, ...] = ()
+) -> Work[list[Row]]:
+    """Create records from admitted rows, with their events; `unless` as in `insert_rows`."""
     if plan.customs:
         yield from fill_initial(tx, plan, drafts)
-    rows = yield from insert_rows(tx, plan, drafts)
-    if "create" in plan.triggers:
+    rows = yield from insert_rows(tx, plan, drafts, unless=unless)
+    if rows and "create" in plan.triggers:
         yield from run_machines(tx, [Event(plan, None, row) for row in rows])
     return rows
 
@@ -163,8 +166,10 @@ def link_records(tx: Transaction, relation: RecordPlan, values: Mapping[str, int
     ids = yield from condition_ids(tx, relation, values)
     if ids:
         return None
-    (row,) = yield from create_records(tx, relation, [values])
-    return row
+    refuse_owned(relation, "created")
+    unique = next((names for names in unique_sets(relation.model) if set(names) == set(values)), ())
+    rows = yield from create_drafts(tx, relation, [relation.admit(values, tx.now)], unless=unique)
+    return rows[0] if rows else None
 
 
 def unlink_records(tx: Transaction, relation: RecordPlan, values: Mapping[str, int]) -> Work[None]:
