@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read the output (`| head`) has seen enough; what Python still flushes at its end must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sample", type=float, metavar="SHARE", help="compare only this share of the records, above 0 up to 1"
     )
     explain = _command(commands, "explain", "show how a derived property is kept right")
-    explain.add_argument("property", metavar="RECORD.PROPERTY", help="for example Post.comment_count")
+    explain.add_argument("name", metavar="NAME", help="Post.comment_count, or a record type such as Post")
     _effects(commands)
     migrate = _command(commands, "migrate", "bring the database to the app's schema")
     how = migrate.add_mutually_exclusive_group(required=True)
