@@ -6,7 +6,7 @@ and none on a right database.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, cast
 
 from ensue.engine.audit_report import Finding
 from ensue.expression.sql import encoder, literal, sqlalchemy_dialect
@@ -15,6 +15,8 @@ from ensue.plan.statements import Text
 from ensue.plan.tables import SLOT_COLUMN, SOURCE_COLUMN
 from ensue.schema.model import Aggregate
 from ensue.store.statement import Run, Statement, Work
+
+_CACHE_KEY: Final = ("audit", "invariants")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,10 @@ class Invariant:
 
 def invariants(plan: Plan) -> tuple[Invariant, ...]:
     """Every rule of a plan."""
-    return tuple(item for record in plan.records.values() for item in _invariants(plan, record))
+    cache = cast("dict[Any, Any]", plan.statements)
+    if _CACHE_KEY not in cache:
+        cache[_CACHE_KEY] = tuple(item for record in plan.records.values() for item in _invariants(plan, record))
+    return cache[_CACHE_KEY]
 
 
 def check_invariants(plan: Plan, rules: tuple[Invariant, ...], *, repair: bool) -> Work[list[Finding]]:

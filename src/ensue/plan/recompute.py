@@ -8,7 +8,7 @@ the ones before it have made right.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, cast
 
 import sqlalchemy as sa
 
@@ -26,6 +26,8 @@ from ensue.store.statement import Statement
 
 FLOAT_TOLERANCE = 1e-9
 """Relative: sums of floats depend on the order of adding, and deltas add in another order than a recompute."""
+
+_CACHE_KEY: Final = ("recompute", "checks")
 
 DOUBLE: sa.Double[float] = sa.Double()
 Element = sa.ColumnElement[Any]
@@ -84,7 +86,11 @@ def layout_of(plan: Plan) -> Layout:
 
 def recomputes(plan: Plan) -> tuple[Check, ...]:
     """Every check of a plan, in the order in which repairs must be made. Customs and state machines have none."""
-    return tuple(_recomputes(plan))
+    # Compiled once: a tenth of a second for a large schema, which an audit after every write of a test would notice.
+    cache = cast("dict[Any, Any]", plan.statements)
+    if _CACHE_KEY not in cache:
+        cache[_CACHE_KEY] = tuple(_recomputes(plan))
+    return cache[_CACHE_KEY]
 
 
 def _recomputes(plan: Plan) -> Iterator[Check]:
