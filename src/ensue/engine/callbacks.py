@@ -16,6 +16,12 @@ current: ContextVar[Transaction | None] = ContextVar("ensue_transaction", defaul
 """The transaction that the running task is in: opened by it, or the one whose callback it runs."""
 
 
+def running() -> Transaction | None:
+    """The transaction that the calling code is in. A task that was started in one which has ended since is in none."""
+    tx = current.get()
+    return None if tx is None or tx.ended else tx
+
+
 def invoke(tx: Transaction, function: Callable[..., Any], *args: Any) -> Work[Any]:
     """The result of `function(*args)`, awaited if it is to be."""
     if inspect.iscoroutinefunction(function):

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from ensue.clock import Clock, SystemClock
-from ensue.engine.callbacks import current
+from ensue.engine.callbacks import current, running
 from ensue.engine.commit import Commit, finish
 from ensue.engine.dispatch import (
     claim_key,
@@ -136,7 +136,7 @@ class Controller:
         self, given: Sequence[Any], user: object, request: object, body: Body
     ) -> list[DispatchResult[Any]]:
         context = Context(user=user, request=request, controller=self)
-        outer = current.get()
+        outer = running()
         if outer is not None:
             return await self._inside(outer, given, context, body)
         now = self.engine.clock.now()
@@ -179,6 +179,8 @@ class Controller:
         except BaseException:
             tx.roll_back()
             raise
+        finally:
+            tx.ended = True
         self.engine.committed(commit)
         return results
 

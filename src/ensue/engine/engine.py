@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from ensue.clock import Clock
 from ensue.engine.announce import Announcer
-from ensue.engine.callbacks import current
+from ensue.engine.callbacks import current, running
 from ensue.engine.commit import Commit, finish, settle
+from ensue.engine.propagation.propagate import propagate
 from ensue.engine.read.reads import Reader
 from ensue.engine.transaction import Prepared, Transaction
 from ensue.engine.violations import in_schema_words
@@ -58,7 +59,7 @@ class Engine:
 
     async def write(self, body: Body[T], *, prepared: Prepared | None = None) -> T:
         """Run `body` in the task's transaction, or in one of its own which is retried when it lost a conflict."""
-        tx = current.get()
+        tx = running()
         if tx is not None:
             return await self.inside(tx, body)
         now = self.clock.now()
@@ -83,6 +84,8 @@ class Engine:
         except BaseException:
             tx.roll_back()
             raise
+        finally:
+            tx.ended = True
         self.committed(commit)
         return result
 
@@ -100,12 +103,18 @@ class Engine:
 
     async def read(self, body: Callable[[Reader], Work[T]]) -> T:
         """Run a read: inside the task's transaction with everything derived brought up to date, or on its own."""
-        tx = current.get()
+        tx = running()
         if tx is None:
             return await self.driver.read(body(self.reader))
 
         def work() -> Work[T]:
-            yield from settle(tx)
+            if tx.propagating:
+                raise UsageError(
+                    "A function of a Custom or of a Transform read through the store. It runs while derived data is brought up to "
+                    "date, and what it reads must be known: name it in uses=[…] of the Custom, or map it from the source record."
+                )
+            # State machines that listen to what derives are told at the end: a read changes nothing.
+            yield from propagate(tx)
             return (yield from body(self.reader))
 
         await open_lazily(tx)
@@ -114,7 +123,7 @@ class Engine:
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[None]:
         """Group writes: one transaction, or a savepoint in the one that is open."""
-        tx = current.get()
+        tx = running()
         if tx is not None:
             async with self._savepoint(tx):
                 yield
@@ -140,6 +149,8 @@ class Engine:
         except BaseException:
             tx.roll_back()
             raise
+        finally:
+            tx.ended = True
         self.committed(commit)
 
     @asynccontextmanager
@@ -160,7 +171,7 @@ class Engine:
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Await `work()` in a transaction, again from the start when it lost a conflict."""
-        if current.get() is not None:
+        if running() is not None:
             async with self.transaction():
                 return await work()
 

@@ -57,9 +57,15 @@ class Transaction:
     prepared: dict[Any, Any] = field(
         default_factory=dict[Any, Any]
     )  # values of Custom.initial: a retry does not call again
+    born: dict[tuple[str, int], Row] = field(
+        default_factory=dict[tuple[str, int], Row]
+    )  # rows with Customs as they were inserted
     allotted: set[tuple[str, int]] = field(
         default_factory=set[tuple[str, int]]
     )  # ids taken from our blocks before the insert
+    spans: int = 0  # how often pending changes were propagated
+    propagating: bool = False
+    ended: bool = False  # a task that was started inside may still hold it
     token: str = ""  # part of the keys of this transaction's effects
     session: Any = None
     writable: bool = True

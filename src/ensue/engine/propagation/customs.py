@@ -4,7 +4,7 @@ Inputs are read in one query for all affected records. Each call is made once pe
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ensue.engine.callbacks import invoke
@@ -29,19 +29,36 @@ def fill_initial(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> 
         for draft, id_ in zip(unnamed, ids, strict=True):
             draft[0] = id_
             tx.allotted.add((plan.name, id_))
+    if plan.local is not None:
+        for draft in drafts:
+            plan.local(draft)
     for position, custom in plan.customs:
         if custom.initial is None:
             continue
         for draft in drafts:
             key = (plan.name, position, draft[0])
-            if key not in tx.prepared and inspect.iscoroutinefunction(custom.initial):
+            if not inspect.iscoroutinefunction(custom.initial):
+                draft[position] = yield from _initial(tx, plan, custom.initial, position=position, image=tuple(draft))
+            elif key in tx.prepared:
+                draft[position] = tx.prepared[key]
+            else:
                 # It may wait for an outside system, and no transaction waits for one: the default stands until an effect has run.
                 tx.frame.deferred.append(key)
-                continue
-            if key not in tx.prepared:
-                value = yield from invoke(tx, custom.initial, plan.snapshot(tuple(draft)))
-                tx.prepared[key] = checked(plan, position, value)
-            draft[position] = tx.prepared[key]
+
+
+def _initial(
+    tx: Transaction, plan: RecordPlan, function: Callable[..., Any], *, position: int, image: Row
+) -> Work[Any]:
+    """The function's value for a new record, from an earlier attempt if it saw the same record then.
+
+    The id alone does not say so: after a rollback another record can get it.
+    """
+    key = (plan.name, position, image[0])
+    seen, value = tx.prepared.get(key, (None, None))
+    if seen != image:
+        value = checked(plan, position, (yield from invoke(tx, function, plan.snapshot(image))))
+        tx.prepared[key] = (image, value)
+    return value
 
 
 def checked(plan: RecordPlan, position: int, value: Any) -> Any:
@@ -56,8 +73,13 @@ def checked(plan: RecordPlan, position: int, value: Any) -> Any:
         ) from error
 
 
-def run_custom(tx: Transaction, step: CustomStep, hosts: Sequence[int], work: Changes) -> Work[None]:
-    """Compute the column anew for `hosts`, and write what differs."""
+def run_custom(
+    tx: Transaction, step: CustomStep, hosts: Sequence[int], work: Changes, *, reached: Collection[int]
+) -> Work[None]:
+    """Compute the column anew for `hosts`, and write what differs.
+
+    `reached`: those whose inputs changed since they were created.
+    """
     plan = tx.plan.records[step.record]
     if not hosts or (step.model.compute is None and step.model.incremental is None):
         return
@@ -65,7 +87,7 @@ def run_custom(tx: Transaction, step: CustomStep, hosts: Sequence[int], work: Ch
     inputs = yield from select_fields(tx.reader, step.record, [row[0] for row in rows], step.model.fields)
     pairs: list[tuple[Row, Row]] = []
     for row in rows:
-        value = yield from _value(tx, step, row, inputs=inputs.get(row[0]), work=work)
+        value = yield from _value(tx, step, row, inputs=inputs.get(row[0]), work=work, reached=reached)
         if value is SKIP:
             continue
         draft = list(row)
@@ -75,12 +97,14 @@ def run_custom(tx: Transaction, step: CustomStep, hosts: Sequence[int], work: Ch
     yield from write_pairs(tx, plan, pairs)
 
 
-def _value(tx: Transaction, step: CustomStep, row: Row, *, inputs: Any, work: Changes) -> Work[Any]:
+def _value(
+    tx: Transaction, step: CustomStep, row: Row, *, inputs: Any, work: Changes, reached: Collection[int]
+) -> Work[Any]:
     plan = tx.plan.records[step.record]
     custom: CustomModel = step.model
     old, new = work.get(step.record, {}).get(row[0], (row, row))
     created = old is None
-    if created and custom.initial is not None:
+    if created and custom.initial is not None and row[0] not in reached:
         return SKIP
     if custom.incremental is not None and not created:
         event = Event(plan, old, new if new is not None else row).mutation

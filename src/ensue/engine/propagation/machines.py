@@ -56,13 +56,24 @@ def _run_machine(tx: Transaction, machine: MachinePlan, events: list[Event]) -> 
     plan = tx.plan.records[machine.record]
     before = {row[0]: row for row in (yield from lock_rows(tx, plan, sorted({id_ for _, id_, _ in moves})))}
     after: dict[int, Row] = {}
+    spans = tx.spans
     for event, id_, transitions in moves:
         row = after.get(id_) or before.get(id_)
         if row is not None:
             yield from _move(tx, machine, event, row, transitions=transitions, after=after)
+    if tx.spans != spans:
+        # A function read through the store, so that what derives on these very rows may have moved meanwhile.
+        before = {row[0]: row for row in (yield from lock_rows(tx, plan, sorted(before)))}
+        after = {id_: _moved(machine, before[id_], row) for id_, row in after.items()}
     pairs = [(before[id_], _localised(plan, row)) for id_, row in sorted(after.items()) if row != before[id_]]
     yield from write_pairs(tx, plan, pairs)
     return [Event(plan, old, new) for old, new in pairs]
+
+
+def _moved(machine: MachinePlan, row: Row, moved: Row) -> Row:
+    draft = list(row)
+    draft[machine.state], draft[machine.value] = moved[machine.state], moved[machine.value]
+    return tuple(draft)
 
 
 def _localised(plan: RecordPlan, row: Row) -> Row:

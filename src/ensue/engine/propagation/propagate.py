@@ -11,7 +11,7 @@ from typing import Any
 from ensue.engine.propagation.changes import Changes, Images, merge, note
 from ensue.engine.propagation.customs import run_custom
 from ensue.engine.propagation.transforms import run_transform
-from ensue.engine.propagation.view import NEW, OLD, evaluate_rows, load_crossings
+from ensue.engine.propagation.view import NEW, OLD, Resolve, evaluate_rows, load_crossings
 from ensue.engine.transaction import Transaction
 from ensue.engine.writing.apply import id_list, lock_rows, write_columns
 from ensue.plan.plan import CustomStep, FormulaStep, Group, HostStep, Row, Step, TransformStep, View
@@ -33,6 +33,15 @@ def propagate(tx: Transaction) -> Work[None]:
     work = tx.pending
     if not work:
         return
+    tx.spans += 1
+    tx.propagating = True
+    try:
+        yield from _run_strata(tx, work)
+    finally:
+        tx.propagating = False
+
+
+def _run_strata(tx: Transaction, work: Changes) -> Work[None]:
     listened = {name: dict(table) for name, table in work.items()} if tx.plan.derived_listeners else None
     for stratum in tx.plan.strata:
         for step in stratum:
@@ -51,7 +60,18 @@ def _note_derived(tx: Transaction, before: Changes, work: Changes) -> None:
         for id_, (old, new) in work.get(record, {}).items():
             start = earlier[id_][1] if id_ in earlier else old
             if start != new:
-                note(tx.derived, record, start, new)
+                _note_move(tx.derived, record, start, new)
+
+
+def _note_move(derived: Changes, record: str, old: Row | None, new: Row | None) -> None:
+    """Add what propagation changed to what it had changed before; what a write changed in between is an event of its own."""
+    row = new if new is not None else old
+    assert row is not None
+    first, last = derived.get(record, {}).get(row[0], (None, None))
+    if first is not None and last is not None and old is not None and last != old:
+        moved = tuple(b if b != a else start for start, a, b in zip(first, last, old, strict=True))
+        derived[record][row[0]] = (moved, old)
+    note(derived, record, old, new)
 
 
 def _run_step(tx: Transaction, step: Step, work: Changes) -> Work[None]:
@@ -61,8 +81,8 @@ def _run_step(tx: Transaction, step: Step, work: Changes) -> Work[None]:
         case FormulaStep():
             yield from _assign_formulas(tx, step, work)
         case CustomStep():
-            hosts = yield from _custom_hosts(tx, step, work)
-            yield from run_custom(tx, step, hosts, work)
+            hosts, reached = yield from _custom_hosts(tx, step, work)
+            yield from run_custom(tx, step, hosts, work, reached=reached)
         case TransformStep():
             edges = yield from affected(tx, step.view, work)
             yield from run_transform(tx, step, edges, work)
@@ -290,9 +310,10 @@ def _assign_formulas(tx: Transaction, step: FormulaStep, work: Changes) -> Work[
             cached.pop(row[0], None)
 
 
-def _custom_hosts(tx: Transaction, step: CustomStep, work: Changes) -> Work[Sequence[int]]:
+def _custom_hosts(tx: Transaction, step: CustomStep, work: Changes) -> Work[tuple[Sequence[int], set[int]]]:
     edges = yield from affected(tx, step.view, work)
-    hosts = {id_ for id_, (_, new) in edges.items() if new is not None}
+    reached = yield from _changed_since_created(tx, step, edges, work)
+    hosts: set[int] = set()
     for group in step.edges:
         touched = yield from affected(tx, group.view, work)
         resolve = yield from load_crossings(tx, group.view, work, touched.values())
@@ -301,5 +322,25 @@ def _custom_hosts(tx: Transaction, step: CustomStep, work: Changes) -> Work[Sequ
                 if row is not None:
                     hosts.add(group.contribute(row, *resolve(row, side))[0])
     hosts.discard(None)  # an edge of no host gives None
+    reached |= hosts
+    hosts |= {id_ for id_, (_, new) in edges.items() if new is not None}
     gone = {id_ for id_, (_, new) in work.get(step.record, {}).items() if new is None}
-    return sorted(hosts - gone)
+    return sorted(hosts - gone), reached
+
+
+def _changed_since_created(tx: Transaction, step: CustomStep, edges: Edges, work: Changes) -> Work[set[int]]:
+    """The records created in this span whose own inputs, or those that they cross to, changed after that."""
+    created = {id_: new for id_, (old, new) in edges.items() if old is None and new is not None}
+    resolve = yield from load_crossings(tx, step.view, work, [(None, row) for row in created.values()])
+    return {id_ for id_, row in created.items() if _moved_since(tx, step, row, resolve)}
+
+
+def _moved_since(tx: Transaction, step: CustomStep, row: Row, resolve: Resolve) -> bool:
+    born = tx.born.get((step.record, row[0]), row)
+    if any(born[position] != row[position] for position in step.view.positions):
+        return True
+    sides = zip(step.view.crossings, resolve(row, OLD), resolve(row, NEW), strict=False)
+    return any(
+        old is not None and new is not None and any(old[p] != new[p] for p in crossing.positions)
+        for crossing, old, new in sides
+    )

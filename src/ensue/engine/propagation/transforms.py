@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from ensue.engine.callbacks import invoke
 from ensue.engine.propagation.changes import Changes, Images
+from ensue.engine.propagation.customs import fill_initial
 from ensue.engine.propagation.view import NEW, load_crossings
 from ensue.engine.transaction import Transaction
 from ensue.engine.writing.apply import delete_rows, id_list, insert_rows, invalid, write_pairs
@@ -17,6 +18,7 @@ from ensue.plan.plan import RecordPlan, Row, TransformStep
 from ensue.plan.statements import Text
 from ensue.plan.tables import SLOT_COLUMN, SOURCE_COLUMN
 from ensue.plan.values import link_normaliser, normaliser
+from ensue.schema.model import NO_DEFAULT, NOW
 from ensue.store.statement import Run, Statement, Work
 
 Outputs = dict[tuple[int, int], dict[str, Any]]
@@ -41,6 +43,8 @@ def run_transform(tx: Transaction, step: TransformStep, edges: dict[int, Images]
             pairs.append((row, changed))
     yield from write_pairs(tx, plan, pairs)
     if fresh:
+        if plan.customs:
+            yield from fill_initial(tx, plan, fresh)
         yield from insert_rows(tx, plan, fresh)
 
 
@@ -54,11 +58,22 @@ def _wanted(tx: Transaction, step: TransformStep, edges: dict[int, Images], work
         return wanted
     source = tx.plan.records[step.model.source]
     assert step.model.function is not None
+    defaults = _defaults(tx.plan.records[step.record])
     for row in sources:
         result = yield from invoke(tx, step.model.function, source.snapshot(row))
         for slot, values in enumerate(mappings(result, step.record)):
-            wanted[row[0], slot] = dict(values)
+            wanted[row[0], slot] = {**defaults, **values}
     return wanted
+
+
+def _defaults(plan: RecordPlan) -> dict[str, Any]:
+    """What a function that leaves members out says of them; a default that is made anew each time is given at creation only."""
+    fields = plan.model.fields.values()
+    return {
+        item.name: item.default
+        for item in fields
+        if item.computation is None and item.default not in (NO_DEFAULT, NOW) and not callable(item.default)
+    } | {link.name: None for link in plan.model.links.values() if link.has_default}
 
 
 def mappings(result: Any, record: str) -> Sequence[Mapping[str, Any]]:

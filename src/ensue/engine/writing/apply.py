@@ -14,6 +14,7 @@ from ensue.errors import Conflict, ConstraintViolated, InvalidValue, NotFound, R
 from ensue.plan.plan import LockMode, RecordPlan, Referrer, Row, View
 from ensue.plan.statements import Text
 from ensue.plan.writes import assign_statement, encode_rows
+from ensue.schema.model import computation_word
 from ensue.store.statement import Run, Statement, Work
 
 Assign = Callable[[list[Any]], None]
@@ -42,6 +43,8 @@ def insert_rows(
     else:
         yield from _insert(tx, plan, rows)
     note_created(tx.pending, plan.name, rows)
+    if plan.customs:
+        tx.born.update(((plan.name, row[0]), row) for row in rows)
     return rows
 
 
@@ -263,7 +266,7 @@ def refusal(plan: RecordPlan, name: str) -> str:
     field = plan.model.fields.get(name)
     if field is not None and field.computation is not None:
         return (
-            f"is derived ({type(field.computation).__name__}, declared at {field.origin}) and can't be written; change what it "
+            f"is derived ({computation_word(field.computation)}, declared at {field.origin}) and can't be written; change what it "
             "derives from, or create an event record that its state machine listens to"
         )
     if name in plan.model.fields or name in plan.model.links:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ensue.engine.callbacks import current
+from ensue.engine.callbacks import running
 from ensue.engine.engine import Engine
 from ensue.engine.events import Event
 from ensue.engine.propagation.customs import checked
@@ -31,7 +31,7 @@ async def prepare_initials(
     prepared: dict[Any, Any] = {}
     allotted: set[tuple[str, int]] = set()
     unnamed = [draft for draft in drafts if draft[0] is None]
-    if unnamed and current.get() is None:
+    if unnamed and running() is None:
         ids = await engine.driver.write(engine.ids.take(plan.id_family, len(unnamed), []))
         for draft, id_ in zip(unnamed, ids, strict=True):
             draft[0] = id_

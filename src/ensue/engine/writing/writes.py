@@ -17,6 +17,7 @@ from ensue.engine.writing.apply import assign_rows, delete_rows, insert_rows, lo
 from ensue.engine.writing.conditions import condition_ids, expression_values
 from ensue.errors import NotFound, Rejected, UsageError
 from ensue.expression.nodes import Children, Follow
+from ensue.expression.trace import Expr
 from ensue.plan.plan import RecordPlan, Row
 from ensue.plan.tables import unique_sets
 from ensue.schema.model import CollectionModel
@@ -33,6 +34,8 @@ def create_drafts(
     tx: Transaction, plan: RecordPlan, drafts: list[list[Any]], *, unless: tuple[str, ...] = ()
 ) -> Work[list[Row]]:
     """Create records from admitted rows, with their events; `unless` as in `insert_rows`."""
+    if "create" in plan.settled_before:
+        yield from propagate(tx)
     if plan.customs:
         yield from fill_initial(tx, plan, drafts)
     rows = yield from insert_rows(tx, plan, drafts, unless=unless)
@@ -65,6 +68,9 @@ def refuse_owned(plan: RecordPlan, verb: str) -> None:
 def update_record(tx: Transaction, plan: RecordPlan, id_: int, values: Mapping[str, Any]) -> Work[None]:
     """Update one record. Raises NotFound."""
     assign = _assigner(tx, plan, values)
+    if tx.pending and ("update" in plan.settled_before or any(isinstance(value, Expr) for value in values.values())):
+        # An expression, and a state machine's event, see derived columns as they are, whatever was read before.
+        yield from propagate(tx)
     rows = yield from lock_rows(tx, plan, [id_])
     require(plan, id_, rows)
     yield from _assign(tx, plan, rows, assign)
