@@ -274,7 +274,7 @@ class _Lowering:
             return getattr(sql.func, f"ensue_{node.op}")(self.value(node.args[0]))
         raise DeclarationError(
             Problem(
-                "E0130",
+                "E0131",
                 f"`.{node.op}()` can't run inside PostgreSQL, where it could differ from Python's for letters beyond "
                 f"ASCII. Store it as a derived column, `Computed(lambda x: x.name.{node.op}())`, which is computed in "
                 "Python when the record is written, and compare that one.",
