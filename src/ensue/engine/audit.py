@@ -15,7 +15,8 @@ from ensue.engine.audit_report import AuditReport, Finding, format_report
 from ensue.engine.engine import Engine
 from ensue.engine.propagation.transforms import run_transform
 from ensue.engine.transaction import Transaction
-from ensue.engine.writing.apply import delete_rows, lock_rows
+from ensue.engine.writing.apply import lock_rows
+from ensue.engine.writing.deletes import delete_rows
 from ensue.errors import UsageError
 from ensue.plan.ddl import globals_row
 from ensue.plan.plan import Plan

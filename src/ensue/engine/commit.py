@@ -178,15 +178,6 @@ def effect_payload(event: Event, record: Any | None = None) -> str:
     return msgspec.json.encode(body).decode()
 
 
-def capture_before_delete(tx: Transaction, record: str, ids: Sequence[int]) -> Work[None]:
-    """Read what side effects on the deletion of these records asked for, while it is still there."""
-    for effect in tx.plan.records[record].effects:
-        if "delete" in effect.model.on and effect.model.fields:
-            found = yield from select_fields(tx.reader, record, ids, effect.model.fields, own=True)
-            for id_, item in found.items():
-                tx.frame.captured[effect.model.name, id_] = item
-
-
 def _enqueue(tx: Transaction, effects: list[NewEffect]) -> Work[None]:
     counts: dict[str, int] = {}
     for effect in effects:

@@ -1,4 +1,4 @@
-"""Write rows: insert, assign, delete, each with its images noted for propagation and its events handed to the state machines.
+"""Write rows: insert and assign, each with its images noted for propagation and its events handed to the state machines.
 
 Decides which statements a write takes and in which order rows are locked; leaves what follows from the change to `propagate` and
 `machines`. Invariant: an old image is read under the row's lock, and every write that goes to the database is noted, once.
@@ -11,7 +11,7 @@ from ensue.engine.propagation.changes import note, note_created
 from ensue.engine.propagation.view import NEW, load_crossings
 from ensue.engine.transaction import Transaction
 from ensue.errors import Conflict, ConstraintViolated, InvalidValue, NotFound, Rejected
-from ensue.plan.plan import LockMode, RecordPlan, Referrer, Row, View
+from ensue.plan.plan import LockMode, RecordPlan, Row, View
 from ensue.plan.statements import Text
 from ensue.plan.writes import assign_statement, encode_rows
 from ensue.schema.model import computation_word
@@ -142,6 +142,16 @@ def lock_rows(tx: Transaction, plan: RecordPlan, ids: Sequence[int], mode: LockM
     return found if decode is None else [decode(row) for row in found]
 
 
+def held_rows(tx: Transaction, plan: RecordPlan, ids: Sequence[int]) -> Work[list[Row]]:
+    """As `lock_rows`, but rows that were read under an exclusive lock, and not written since, are taken as they were."""
+    known, exclusive = tx.rows.get(plan.name, {}), tx.exclusive.get(plan.name, ())
+    held = [known[id_] for id_ in ids if id_ in exclusive and id_ in known]
+    if len(held) == len(ids):
+        return held
+    missing = [id_ for id_ in ids if id_ not in exclusive or id_ not in known]
+    return [*held, *(yield from lock_rows(tx, plan, missing))]
+
+
 def id_list(tx: Transaction, ids: Iterable[int]) -> Any:
     """Ids as the one parameter that a `…_many` statement takes."""
     return list(ids) if tx.plan.dialect == "postgresql" else f"[{','.join(map(str, ids))}]"
@@ -180,58 +190,6 @@ def write_columns(tx: Transaction, plan: RecordPlan, positions: tuple[int, ...],
     """Set the columns at `positions` of the given rows to what the rows say."""
     statement, bind = assign_statement(tx.plan, plan, positions, many=len(rows) > 1)
     yield Run(statement, bind(rows))
-
-
-def delete_rows(tx: Transaction, plan: RecordPlan, ids: Sequence[int]) -> Work[list[Row]]:
-    """Delete records with what `on_delete` says of those that point at them; returns the rows that were deleted."""
-    rows = yield from lock_rows(tx, plan, ids, "delete")
-    yield from _delete_locked(tx, plan, rows, doomed={plan.name: {row[0] for row in rows}})
-    return rows
-
-
-def _delete_locked(tx: Transaction, plan: RecordPlan, rows: list[Row], *, doomed: dict[str, set[int]]) -> Work[None]:
-    if not rows:
-        return
-    for referrer in plan.referrers:
-        yield from _settle_referrer(tx, plan, referrer, [row[0] for row in rows], doomed=doomed)
-    yield Run(plan.statements.delete_many, (id_list(tx, [row[0] for row in rows]),))
-    cached = tx.rows.get(plan.name)
-    for row in rows:
-        note(tx.pending, plan.name, row, None)
-        if cached:
-            cached.pop(row[0], None)
-
-
-def _settle_referrer(
-    tx: Transaction, plan: RecordPlan, referrer: Referrer, ids: list[int], *, doomed: dict[str, set[int]]
-) -> Work[None]:
-    """Detach, delete or refuse the rows of another record type that point at rows about to go."""
-    other = tx.plan.records[referrer.record]
-    found: list[Any] = yield Run(referrer.select, (id_list(tx, ids),))
-    going = doomed.get(referrer.record, set())
-    rows = [row for row in (found if other.decode is None else map(other.decode, found)) if row[0] not in going]
-    if not rows:
-        return
-    match referrer.on_delete:
-        case "restrict":
-            raise Rejected(
-                "restricted",
-                f"{plan.name} {ids[0] if len(ids) == 1 else ids} can't be deleted: {len(rows)} {referrer.record} record(s) "
-                f"refer to it by {referrer.record}.{referrer.link}, first {rows[0][0]}. Delete or re-link them first, or declare "
-                f'on_delete="cascade" on that link.',
-            )
-        case "cascade":
-            doomed.setdefault(referrer.record, set()).update(row[0] for row in rows)
-            yield from _delete_locked(tx, other, rows, doomed=doomed)
-        case "detach":
-            yield from assign_rows(tx, other, rows, _set_null(referrer.position))
-
-
-def _set_null(position: int) -> Assign:
-    def assign(draft: list[Any]) -> None:
-        draft[position] = None
-
-    return assign
 
 
 def require(plan: RecordPlan, id_: int, rows: Sequence[Row]) -> Row:

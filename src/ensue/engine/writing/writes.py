@@ -7,14 +7,14 @@ reads or the transaction ends.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ensue.engine.commit import capture_before_delete
 from ensue.engine.events import Event
 from ensue.engine.propagation.customs import fill_initial
 from ensue.engine.propagation.machines import run_machines
 from ensue.engine.propagation.propagate import propagate
 from ensue.engine.transaction import Transaction
-from ensue.engine.writing.apply import assign_rows, delete_rows, insert_rows, lock_rows, require, writable_values
+from ensue.engine.writing.apply import assign_rows, insert_rows, lock_rows, require, writable_values
 from ensue.engine.writing.conditions import condition_ids, expression_values
+from ensue.engine.writing.deletes import delete_rows
 from ensue.errors import NotFound, Rejected, UsageError
 from ensue.expression.nodes import Children, Follow
 from ensue.expression.trace import Expr
@@ -130,7 +130,6 @@ def delete_ids(tx: Transaction, plan: RecordPlan, ids: Sequence[int]) -> Work[in
     if tx.plan.delete_reach[plan.name]:
         # Somebody will see the image of what goes: it must be up to date, derived columns included.
         yield from propagate(tx)
-        yield from capture_before_delete(tx, plan.name, ids)
     before = {name: set(tx.pending.get(name, ())) for name in tx.plan.delete_reach[plan.name]}
     rows = yield from delete_rows(tx, plan, ids)
     yield from run_machines(tx, _delete_events(tx, before))
