@@ -76,13 +76,16 @@ class GroupBuilder:
         entries = _entries(self.slots)
         reread_slots = tuple(i for i, slot in enumerate(self.slots) if slot.kind != "delta")
         reread, decode = self._reread(reread_slots)
+        fresh, cells = _fresh(self.slots), _cells(self.slots, entries)
         plus, minus, change = (_fold(kind, self.slots, entries) for kind in ("plus", "minus", "change"))
         return Group(
             view=self.view.build(exclusive=exclusive),
             aggregates=tuple(self.aggregates),
             slots=tuple(self.slots),
             contribute=compile_function("contribute", self.view.parameters, self._lines, self._constants),
-            fresh=_fresh(self.slots),
+            fresh=fresh,
+            cells=cells,
+            idle=cells(fresh()),
             plus=plus,
             minus=minus,
             change=change,
@@ -141,6 +144,21 @@ def _entries(slots: Sequence[Slot]) -> list[int]:
         entries.append(at)
         at += 1 if slot.kind == "delta" else 2
     return entries
+
+
+class _Replace:
+    """Marks a slot whose amount replaces the host's state."""
+
+
+REPLACE = _Replace()
+
+
+def _cells(slots: Sequence[Slot], entries: Sequence[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
+    """A function from an accumulator to its cells in a vector: amounts, and whether they replace the state."""
+    cells: list[str] = []
+    for slot, at in zip(slots, entries, strict=True):
+        cells.append(f"a[{at}], " if slot.kind == "delta" else f"a[{at}], 1 if a[{at + 1}] is REPLACE else 0, ")
+    return compile_function("cells", ("a",), f"({''.join(cells)})", {"REPLACE": REPLACE})
 
 
 def _fresh(slots: Sequence[Slot]) -> Callable[[], list[Any]]:

@@ -91,7 +91,8 @@ class Group:
 
     `contribute(edge row, *crossing rows)` gives `(host id, slot values…)`. `plus`, `minus` and `change` fold contributions into an
     accumulator made by `fresh`: per slot one number (`delta`), or two entries: amount and whether one was retracted (`exact`),
-    best gained and best lost (`max`, `min`). `reread` gives, for given hosts, the host id and the slots that can need it.
+    best gained and best lost (`max`, `min`), or `REPLACE` in place of the second.
+    `reread` gives, for given hosts, the host id and the slots that can need it.
     """
 
     view: View
@@ -99,6 +100,8 @@ class Group:
     slots: tuple[Slot, ...]
     contribute: Callable[..., tuple[Any, ...]]
     fresh: Callable[[], list[Any]]
+    cells: Callable[[list[Any]], tuple[Any, ...]]  # an accumulator as the cells of a vector
+    idle: tuple[Any, ...]  # the cells of an accumulator over nothing
     plus: Callable[[list[Any], tuple[Any, ...]], None]
     minus: Callable[[list[Any], tuple[Any, ...]], None]
     change: Callable[[list[Any], tuple[Any, ...], tuple[Any, ...]], None]

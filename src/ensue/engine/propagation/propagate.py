@@ -13,8 +13,10 @@ from ensue.engine.propagation.customs import run_custom
 from ensue.engine.propagation.transforms import run_transform
 from ensue.engine.propagation.view import NEW, OLD, Resolve, evaluate_rows, load_crossings
 from ensue.engine.transaction import Transaction
-from ensue.engine.writing.apply import id_list, lock_rows, write_columns
+from ensue.engine.writing.apply import held_rows, id_list, write_columns
+from ensue.plan.groups import REPLACE
 from ensue.plan.plan import CustomStep, FormulaStep, Group, HostStep, Row, Step, TransformStep, View
+from ensue.plan.rules.rule import SlotKind
 from ensue.store.statement import Run, Work
 
 Edges = dict[int, Images]
@@ -155,15 +157,10 @@ def _move_hosts(tx: Transaction, step: HostStep, work: Changes) -> Work[None]:
         return
     plan = tx.plan.records[step.record]
     need_images = step.needs_rows or (tx.capture and not step.globals)
-    losing = {
-        host
-        for group, found in zip(step.groups, gathered, strict=True)
-        for host in hosts
-        if _lost(group, found.get(host))
-    }
+    losing = any(_loses(group, found, hosts) for group, found in zip(step.groups, gathered, strict=True))
     rows: dict[int, Row] = {}
     if need_images or losing or (len(hosts) > 1 and tx.plan.dialect == "postgresql"):
-        rows = {row[0]: row for row in (yield from lock_rows(tx, plan, hosts))}
+        rows = {row[0]: row for row in (yield from held_rows(tx, plan, hosts))}
         hosts = [host for host in hosts if host in rows]
     if losing:
         for group, found in zip(step.groups, gathered, strict=True):
@@ -192,11 +189,22 @@ def _hosts_to_move(step: HostStep, gathered: list[Accumulators], work: Changes) 
     return sorted(hosts)
 
 
-def _lost(group: Group, accumulator: list[Any] | None) -> bool:
-    """Whether something was retracted that a slot can't subtract."""
-    if accumulator is None or not group.reread_slots:
+def _loses(group: Group, found: Accumulators, hosts: list[int]) -> bool:
+    """Whether something was retracted that a slot can't subtract, from one of the hosts."""
+    if not found:
         return False
-    return any(_retracted(accumulator[group.entry_of[i] + 1]) for i in group.reread_slots)
+    lost = [found[host] for host in hosts if host in found]
+    return any(_lost(group.slots[i].kind, item, group.entry_of[i]) for i in group.reread_slots for item in lost)
+
+
+def _lost(kind: SlotKind, accumulator: list[Any], entry: int) -> bool:
+    gain, loss = accumulator[entry], accumulator[entry + 1]
+    if not _retracted(loss):
+        return False
+    if kind == "exact" or gain is None:
+        return True
+    # An extremum that went is not better than what it went for: the host's can only have got better.
+    return loss > gain if kind == "max" else loss < gain
 
 
 def _retracted(loss: Any) -> bool:
@@ -248,13 +256,6 @@ def _must_reread(group: Group, accumulator: list[Any], row: Row, index: Mapping[
     return dirty
 
 
-class _Replace:
-    """Marks a slot whose amount replaces the host's state."""
-
-
-REPLACE = _Replace()
-
-
 def _update_hosts(
     tx: Transaction, step: HostStep, hosts: list[int], gathered: list[Accumulators], *, returning: bool
 ) -> Work[list[Row]]:
@@ -275,12 +276,7 @@ def _vector(step: HostStep, host: int, gathered: list[Accumulators]) -> list[Any
     vector: list[Any] = [host]
     for group, found in zip(step.groups, gathered, strict=True):
         accumulator = found.get(host)
-        if accumulator is None:
-            accumulator = group.fresh()
-        for slot, entry in zip(group.slots, group.entry_of, strict=True):
-            vector.append(accumulator[entry])
-            if slot.kind != "delta":
-                vector.append(1 if accumulator[entry + 1] is REPLACE else 0)
+        vector.extend(group.idle if accumulator is None else group.cells(accumulator))
     return vector
 
 
