@@ -18,6 +18,7 @@ from ensue.engine.events import Event
 from ensue.engine.propagation.customs import fill_initial
 from ensue.engine.propagation.machines import run_machines
 from ensue.engine.propagation.transforms import mappings
+from ensue.engine.propagation.view import remember_rows
 from ensue.engine.read.json_form import json_value
 from ensue.engine.transaction import Transaction
 from ensue.engine.writing.apply import insert_rows
@@ -77,7 +78,8 @@ def _require_references(tx: Transaction, plan: RecordPlan, drafts: list[list[Any
         wanted.setdefault(link.target, set()).update(ids - known.keys())
     for target, ids in wanted.items():
         if ids:
-            yield from _load(tx, tx.plan.records[target], sorted(ids))
+            mode = "update" if target in tx.plan.reach[plan.name] else "share"
+            yield from remember_rows(tx, tx.plan.records[target], sorted(ids), mode)
     wrong = {
         link.name: f"there is no {link.target} with id {draft[position]}"
         for position, link in links
@@ -87,19 +89,6 @@ def _require_references(tx: Transaction, plan: RecordPlan, drafts: list[list[Any
     if wrong:
         listed = "; ".join(f"{name}: {why}" for name, why in wrong.items())
         raise InvalidValue(f"{plan.name} does not accept: {listed}.", fields=wrong)
-
-
-def _load(tx: Transaction, plan: RecordPlan, ids: list[int]) -> Work[None]:
-    """Read and remember rows. On PostgreSQL they are locked as any row that a delta may read is."""
-    mode = "update" if plan.name in tx.plan.hosts else "share"
-    if len(ids) == 1:
-        found: list[Any] = yield Run(plan.statements.select[mode], (ids[0],))
-    else:
-        given = ids if tx.plan.dialect == "postgresql" else f"[{','.join(map(str, ids))}]"
-        found = yield Run(plan.statements.select_many[mode], (given,))
-    known = tx.rows.setdefault(plan.name, {})
-    for row in found if plan.decode is None else map(plan.decode, found):
-        known[row[0]] = row
 
 
 def follow_events(tx: Transaction, events: Sequence[Dispatched]) -> Work[None]:

@@ -51,6 +51,7 @@ class Transaction:
     pending: Changes = field(default_factory=dict[str, dict[int, Any]])
     frames: list[Frame] = field(default_factory=lambda: [Frame()])
     rows: dict[str, dict[int, Row]] = field(default_factory=dict[str, dict[int, Row]])
+    exclusive: dict[str, set[int]] = field(default_factory=dict[str, set[int]])  # of `rows`: those locked for update
     derived: Changes = field(
         default_factory=dict[str, dict[int, Any]]
     )  # what propagation changed, not yet told to machines
@@ -98,3 +99,4 @@ class Transaction:
         self.pending = {}
         self.derived = {}
         self.rows.clear()
+        self.exclusive.clear()

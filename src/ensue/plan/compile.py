@@ -18,7 +18,7 @@ from ensue.plan.ddl import ddl_statements, fingerprint
 from ensue.plan.plan import EffectPlan, MachinePlan, Plan, RecordPlan, Referrer, Step, TransitionPlan, View
 from ensue.plan.statements import record_statements, row_encoder, row_function, select_by_link
 from ensue.plan.steps import compile_steps
-from ensue.plan.strata import Heights, link_name
+from ensue.plan.strata import Heights, Influence, link_name
 from ensue.plan.tables import SOURCE_COLUMN, build_tables, column_plans, short_name
 from ensue.plan.values import normaliser
 from ensue.plan.views import Layout, ViewBuilder, empty_view, function_of
@@ -38,8 +38,17 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
     watched = _watched(model, machines)
     for name in watched:
         records[name].watched = True
-    strata = compile_steps(layout, heights, watched, read=_read_by_listeners(records), moved=frozenset(machines))
+    moves = [
+        Influence(frozenset(source for source, _ in machine.transitions), machine.record)
+        for items in machines.values()
+        for machine in items
+    ]
+    moves += [
+        Influence(frozenset({source}), name) for source, names in _derived_from_events(model).items() for name in names
+    ]
+    strata, reach = compile_steps(layout, heights, watched, read=_read_by_listeners(records), moves=moves)
     for record in records.values():
+        _initial_formulas(layout, heights, record, exclusive=reach[record.name])
         record.settled_before = _settled_before(record, strata)
     return Plan(
         model=model,
@@ -48,7 +57,7 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         records=records,
         strata=strata,
         heights=heights.found,
-        hosts=frozenset(machines) | {step.record for stratum in strata for step in stratum},
+        reach=reach,
         derived_from_events=_derived_from_events(model),
         effect_records=frozenset(effect.record for effect in model.effects.values()),
         delete_reach=_delete_reach(records),
@@ -139,7 +148,6 @@ def _record(
         triggers=_triggers(record, machines),
     )
     plan.snapshot = _snapshot(layout, record)
-    _initial_formulas(layout, heights, plan)
     return plan
 
 
@@ -151,7 +159,7 @@ def _snapshot(layout: Layout, record: RecordModel) -> Any:
     return compile_function("snapshot", ("row",), f"make_record(cls, {{{cells}}}, model)", constants)
 
 
-def _initial_formulas(layout: Layout, heights: Heights, plan: RecordPlan) -> None:
+def _initial_formulas(layout: Layout, heights: Heights, plan: RecordPlan, *, exclusive: frozenset[str]) -> None:
     """Formulas over other records are part of the INSERT too: which, in order, and what they cross to."""
     crossing = [
         field
@@ -168,10 +176,7 @@ def _initial_formulas(layout: Layout, heights: Heights, plan: RecordPlan) -> Non
     # Every function takes all crossings of the shared view, in order.
     parameters = builder.parameters
     plan.initial_formulas = tuple((position, make(parameters)) for position, make in formulas)
-    hosts = frozenset(
-        name for name, record in layout.model.records.items() if any(f.computation for f in record.fields.values())
-    )
-    plan.initial_view = builder.build(exclusive=hosts)
+    plan.initial_view = builder.build(exclusive=exclusive)
 
 
 def _over(builder: ViewBuilder, formula: Formula) -> Any:

@@ -283,7 +283,7 @@ class Plan:
     records: Mapping[str, RecordPlan]
     strata: tuple[tuple[Step, ...], ...]
     heights: Mapping[tuple[str, str], int]
-    hosts: frozenset[str]  # record types that propagation may update
+    reach: Mapping[str, frozenset[str]]  # record type -> those that a change of it may update in the same transaction
     derived_from_events: Mapping[str, tuple[str, ...]]  # interaction -> record types that a Transform creates from it
     effect_records: frozenset[str]  # record types with side effects
     delete_reach: Mapping[
@@ -293,7 +293,9 @@ class Plan:
     ddl: tuple[Statement, ...]
     fingerprint: Mapping[str, Any]
     by_table: Mapping[str, RecordPlan] = field(default_factory=dict[str, RecordPlan])
-    checks: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])  # constraint -> (record, field)
+    checks: Mapping[str, tuple[str, str]] = field(
+        default_factory=dict[str, tuple[str, str]]
+    )  # constraint -> (record, field)
     statements: dict[Any, Statement] = field(default_factory=dict[Any, Statement])
     assigns: dict[Any, tuple[Statement, Callable[[Sequence[Row]], Sequence[Any]]]] = field(
         default_factory=dict[Any, Any]

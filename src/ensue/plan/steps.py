@@ -14,7 +14,7 @@ from ensue.expression.nodes import Node
 from ensue.expression.python import compile_function, source
 from ensue.plan.groups import GroupBuilder, Named
 from ensue.plan.plan import CustomStep, FormulaStep, HostStep, Step, TransformStep
-from ensue.plan.strata import EXISTENCE, Heights, derived_fields
+from ensue.plan.strata import EXISTENCE, Heights, Influence, Reach, derived_fields, reach_of
 from ensue.plan.updates import host_updates
 from ensue.plan.views import Layout, ViewBuilder
 from ensue.schema.model import Aggregate, CustomModel, Formula, RecordModel, TransformModel
@@ -29,7 +29,7 @@ class Context:
     layout: Layout
     read_above: frozenset[tuple[str, int]]  # (record, position) read by some step, in any stratum
     images: frozenset[str]  # record types whose changes a listener wants whole
-    hosts: frozenset[str]  # record types that propagation may update
+    reach: Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,17 @@ class Draft:
 
 
 def compile_steps(
-    layout: Layout, heights: Heights, images: frozenset[str], *, read: Iterable[tuple[str, int]], moved: frozenset[str]
-) -> tuple[tuple[Step, ...], ...]:
-    """All steps, by stratum, lowest first; those of Globals classes in the last.
+    layout: Layout,
+    heights: Heights,
+    images: frozenset[str],
+    *,
+    read: Iterable[tuple[str, int]],
+    moves: Iterable[Influence],
+) -> tuple[tuple[tuple[Step, ...], ...], Reach]:
+    """All steps, by stratum, lowest first, those of Globals classes in the last; and what a change of each record type reaches.
 
-    `read` are the (record type, position) pairs that listeners read, `moved` the record types that state machines write.
+    `read` are the (record type, position) pairs that listeners read, `moves` the record types that state machines write, and on
+    whose changes.
     """
     drafts = [*_host_drafts(layout, heights), *_formula_drafts(layout, heights)]
     drafts += [*_custom_drafts(layout, heights), *_transform_drafts(layout, heights)]
@@ -56,12 +62,12 @@ def compile_steps(
         layout=layout,
         read_above=frozenset(pair for draft in drafts for pair in draft.reads) | frozenset(read),
         images=images,
-        hosts=moved | {draft.record for draft in drafts},
+        reach=reach_of(layout.model.records, [*moves, *(Influence(draft.sources, draft.record) for draft in drafts)]),
     )
     strata: dict[int, list[Step]] = defaultdict(list)
     for draft in drafts:
         strata[draft.stratum].append(draft.build(context))
-    return tuple(tuple(strata[height]) for height in sorted(strata))
+    return tuple(tuple(strata[height]) for height in sorted(strata)), context.reach
 
 
 LAST = 1_000_000
@@ -94,7 +100,7 @@ def _host_draft(layout: Layout, stratum: int, record: str, named: Sequence[Named
         one, many = host_updates(layout, record, builders)
         return HostStep(
             record=record,
-            groups=tuple(builder.build(exclusive=context.hosts) for builder in builders),
+            groups=tuple(builder.build(exclusive=context.reach[builder.edge]) for builder in builders),
             sources=sources,
             columns=columns,
             update_one=one,
@@ -124,7 +130,7 @@ def _formula_draft(layout: Layout, stratum: int, record: str, formulas: Sequence
     def build(context: Context) -> Step:
         return FormulaStep(
             record=record,
-            view=builder.build(exclusive=context.hosts, locking=True),
+            view=builder.build(exclusive=context.reach[record], locking=True),
             sources=builder.sources,
             columns=tuple(layout.position(record, name) for name, _ in formulas),
             evaluate=evaluate,
@@ -167,8 +173,8 @@ def _custom_draft(layout: Layout, stratum: int, record: str, named: tuple[str, C
             name=name,
             column=layout.position(record, name),
             model=custom,
-            view=builder.build(exclusive=context.hosts, locking=True),
-            edges=tuple(group.build(exclusive=context.hosts) for group in edges),
+            view=builder.build(exclusive=context.reach[record], locking=True),
+            edges=tuple(group.build(exclusive=context.reach[group.edge]) for group in edges),
             sources=sources,
         )
 
@@ -196,7 +202,7 @@ def _transform_draft(layout: Layout, stratum: int, record: RecordModel, transfor
         return TransformStep(
             record=record.name,
             model=transform,
-            view=builder.build(exclusive=context.hosts),
+            view=builder.build(exclusive=context.reach[transform.source]),
             sources=builder.sources,
             fields=fields,
             evaluate=evaluate,

@@ -3,9 +3,12 @@
 A stored column has height 0, and so has a formula over stored columns of its own row (it is computed with the write) and a state
 machine (it moves with the event). Every other derived column is one higher than the highest column it reads. Aggregates of a
 Globals class come after all others. Invariant: a step of stratum s reads only columns of strata below s.
+
+Over record types the same graph says what a change may move. A row that is read under FOR SHARE and updated later in the same
+transaction deadlocks with its like; so what a change can reach is locked exclusively at first touch, and what it can't is shared.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ensue.errors import InternalError
@@ -158,3 +161,36 @@ def existence_heights(heights: Heights, model: Model) -> Mapping[str, int]:
         for name, item in model.records.items()
         if item.transform is not None and not item.transform.event
     }
+
+
+# --- What a change reaches --------------------------------------------------------------------------------------------
+
+Reach = Mapping[str, frozenset[str]]
+"""record type -> the record types that a change of one of its rows may update, in the same transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Influence:
+    """A change of any of `sources` may update rows of `record`."""
+
+    sources: frozenset[str]
+    record: str
+
+
+def reach_of(records: Iterable[str], influences: Iterable[Influence]) -> dict[str, frozenset[str]]:
+    """The transitive closure of the influences, for each record type."""
+    known = tuple(influences)
+    return {name: _closure(name, known) for name in records}
+
+
+def _closure(start: str, influences: tuple[Influence, ...]) -> frozenset[str]:
+    reached: set[str] = set()
+    changed = {start}
+    while True:
+        found = {
+            item.record for item in influences if item.record not in reached and not item.sources.isdisjoint(changed)
+        }
+        if not found:
+            return frozenset(reached)
+        reached |= found
+        changed |= found

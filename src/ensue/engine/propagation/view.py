@@ -9,7 +9,7 @@ from typing import Any
 
 from ensue.engine.propagation.changes import Changes
 from ensue.engine.transaction import Transaction
-from ensue.plan.plan import Crossing, Row, View
+from ensue.plan.plan import Crossing, LockMode, RecordPlan, Row, View
 from ensue.store.statement import Run, Work
 
 OLD, NEW = 0, 1
@@ -26,7 +26,8 @@ def load_crossings(
     for depth, crossing in enumerate(view.crossings):
         wanted = _wanted(tx, crossing, work, _parents(view, depth, pairs, resolve))
         if wanted:
-            yield from _fetch(tx, crossing, sorted(wanted))
+            mode = "update" if crossing.exclusive else "share"
+            yield from remember_rows(tx, tx.plan.records[crossing.record], sorted(wanted), mode)
     return resolve
 
 
@@ -47,17 +48,20 @@ def _wanted(tx: Transaction, crossing: Crossing, work: Changes, parents: Iterabl
     return {id_ for id_ in ids if id_ is not None and id_ not in changed and id_ not in known}
 
 
-def _fetch(tx: Transaction, crossing: Crossing, ids: list[int]) -> Work[None]:
-    plan = tx.plan.records[crossing.record]
-    mode = "update" if crossing.exclusive else "share"
+def remember_rows(tx: Transaction, plan: RecordPlan, ids: list[int], mode: LockMode) -> Work[None]:
+    """Read rows under a lock and remember them; those locked exclusively need no second look before they are updated."""
     if len(ids) == 1:
         found: list[Any] = yield Run(plan.statements.select[mode], (ids[0],))
     else:
-        ids_given = ids if tx.plan.dialect == "postgresql" else f"[{','.join(map(str, ids))}]"
-        found = yield Run(plan.statements.select_many[mode], (ids_given,))
-    known = tx.rows[crossing.record]
+        given = ids if tx.plan.dialect == "postgresql" else f"[{','.join(map(str, ids))}]"
+        found = yield Run(plan.statements.select_many[mode], (given,))
+    known = tx.rows.setdefault(plan.name, {})
+    exclusive = mode == "update" or tx.plan.dialect == "sqlite"
+    locked = tx.exclusive.setdefault(plan.name, set()) if exclusive else None
     for row in found if plan.decode is None else map(plan.decode, found):
         known[row[0]] = row
+        if locked is not None:
+            locked.add(row[0])
 
 
 def _resolver(tx: Transaction, view: View, work: Changes) -> Resolve:
