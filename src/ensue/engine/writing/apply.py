@@ -29,7 +29,7 @@ def insert_rows(
     With `unless`, members that are unique together, one row is inserted unless there is one with the same values: then none is
     returned, and nothing was done. On PostgreSQL another transaction that is inserting it is waited for.
     """
-    yield from _allot_ids(tx, plan, drafts)
+    allotted = yield from _allot_ids(tx, plan, drafts)
     if plan.local is not None:
         for draft in drafts:
             plan.local(draft)
@@ -41,7 +41,7 @@ def insert_rows(
         if not (yield Run(_insert_unless(tx, plan, unless), encoded)):
             return []
     else:
-        yield from _insert(tx, plan, rows)
+        yield from _insert(tx, plan, rows, allotted=allotted)
     note_created(tx.pending, plan.name, rows)
     if plan.customs:
         tx.born.update(((plan.name, row[0]), row) for row in rows)
@@ -60,8 +60,10 @@ def _insert_unless(tx: Transaction, plan: RecordPlan, unless: tuple[str, ...]) -
     return statement
 
 
-def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
+def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[bool]:
+    """Give ids to rows that have none; whether an id is ours and not the caller's."""
     unnamed = [draft for draft in drafts if draft[0] is None]
+    given: list[int] = []
     if len(unnamed) < len(drafts):
         given = [draft[0] for draft in drafts if draft[0] is not None and (plan.name, draft[0]) not in tx.allotted]
         if given:
@@ -70,6 +72,7 @@ def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Wo
         ids = yield from tx.ids.take(plan.id_family, len(unnamed), tx.frame.families)
         for draft, id_ in zip(unnamed, ids, strict=True):
             draft[0] = id_
+    return len(given) < len(drafts)
 
 
 def _initial_formulas(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
@@ -93,7 +96,7 @@ def _leads_nowhere(plan: RecordPlan, view: View, draft: list[Any], found: list[R
     )
 
 
-def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row]) -> Work[None]:
+def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row], *, allotted: bool) -> Work[None]:
     statements = plan.statements
     encode = plan.encode
     encoded = rows if encode is None else [encode(row) for row in rows]
@@ -108,7 +111,7 @@ def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row]) -> Work[None]:
                 insert if isinstance(insert, Statement) else insert(len(chunk)), encode_rows(tx.plan.dialect, chunk)
             )
     except ConstraintViolated as error:
-        if error.code == "unique" and error.constraint == f"{plan.table.name}(id)":
+        if allotted and error.code == "unique" and error.constraint == f"{plan.table.name}(id)":
             tx.ids.forget(plan.id_family)
             raise Conflict(f"An id of {plan.name} was already in use; the block of ids was dropped.") from error
         if error.code == "reference":

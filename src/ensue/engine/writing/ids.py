@@ -35,7 +35,7 @@ _POSTGRES_TAKE = Statement(
 )
 _POSTGRES_MOVE = Statement(
     "ensue_id_block.move",
-    "SELECT CASE WHEN s.last_value <= $2::bigint THEN setval($1::text::regclass, $2::bigint) END "
+    "SELECT CASE WHEN coalesce(s.last_value, 0) <= $2::bigint THEN setval($1::text::regclass, $2::bigint) END "
     "FROM pg_sequences s WHERE s.schemaname = current_schema() AND s.sequencename = $3::text",
     rows=True,
 )
