@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import sys
+from pathlib import Path
 
 from benchmarks import blog
 from ensue.app import App
@@ -20,7 +21,16 @@ async def main(rows: int) -> None:
             await store.create_many(
                 [blog.Comment(text=f"{n}", score=n % 10, post=posts[n % 100], author=user) for n in range(rows)]
             )
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_megabytes())
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process held: of Linux's status, as `getrusage` inherits the peak of who started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
