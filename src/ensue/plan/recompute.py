@@ -188,8 +188,12 @@ def _states(layout: Layout, record: RecordPlan, located: Located, plan: Aggregat
         # How far rounding may carry a sum depends on what was added, not on what is left after adding.
         size: Element = sa.func.abs(value)
         for suffix in [""] if plan.model.kind == "sum" else ["", "__sum"]:
-            total = sa.func.avg(size) if plan.model.kind == "average" and not suffix else sa.func.sum(size)
-            yield (total if where is None else total.filter(where)).label(f"{column}{suffix}__scale")
+            total, n = (
+                found if where is None else found.filter(where) for found in (sa.func.sum(size), sa.func.count(size))
+            )
+            # PostgreSQL's avg keeps a sum of squares, which overflows long before the sum does.
+            mean = plan.model.kind == "average" and not suffix
+            yield (total / sa.func.nullif(n, 0) if mean else total).label(f"{column}{suffix}__scale")
 
 
 def _right(layout: Layout, plan: ColumnPlan, element: Element) -> Element:

@@ -1,10 +1,11 @@
-"""Ids that callers give, next to those that are allotted."""
+"""Values at the edge: ids that callers give next to allotted ones, floats whose squares overflow."""
 
 from __future__ import annotations
 
 import pytest
 
-from ensue import App, Entity, Property
+from ensue import App, Average, Entity, Many, One, Property
+from ensue.engine.audit import audit
 from ensue.errors import ConstraintViolated
 
 
@@ -26,3 +27,20 @@ async def test_a_given_id_that_is_taken_is_the_callers_mistake(database_url: str
         await app.controller.store.create(Plain(id=5))
         with pytest.raises(ConstraintViolated, match="unique"):
             await app.controller.store.create(Plain(id=5))
+
+
+class Gauge(Entity):
+    readings = Many(lambda: Reading, inverse="gauge")
+    mean = Average(readings, lambda r: r.value)
+
+
+class Reading(Entity):
+    gauge: One[Gauge]
+    value: Property[float]
+
+
+async def test_large_floats_can_be_audited(database_url: str) -> None:
+    async with App(entities=[Gauge, Reading], database=database_url) as app:
+        gauge = await app.controller.store.create(Gauge())
+        await app.controller.store.create_many([Reading(gauge=gauge, value=value) for value in (1e300, 3e300)])
+        assert (await audit(app.controller.engine)).clean
