@@ -15,10 +15,11 @@ from ensue.expression.types import ValueType
 from ensue.plan.groups import GroupBuilder
 from ensue.plan.plan import UpdatePlan
 from ensue.plan.rules.rule import SlotValue
-from ensue.plan.statements import row_function
+from ensue.plan.statements import Text, row_function
 from ensue.plan.views import Layout
 from ensue.plan.writes import json_rows
 from ensue.schema.model import ID_TYPE
+from ensue.store.statement import Statement
 
 TYPES = SqlTypes()
 GIVEN = "ensue_given"
@@ -66,8 +67,16 @@ def _assignments(
 
 def _plan(layout: Layout, table: sa.Table, statement: sa.Update, order: Sequence[str], *, name: str) -> UpdatePlan:
     quiet = compile_statement(statement, layout.dialect, name, order=order, rows=False)
-    returning = compile_statement(statement.returning(*table.columns), layout.dialect, name, order=order, rows=True)
-    return UpdatePlan(quiet.statement, returning.statement, quiet.bind_row)
+    # Appended rather than compiled again: half of what it takes to start.
+    returning = Statement(name, f"{quiet.statement.text} RETURNING {_returned(layout, table)}", rows=True)
+    return UpdatePlan(quiet.statement, returning, quiet.bind_row)
+
+
+def _returned(layout: Layout, table: sa.Table) -> str:
+    """The columns of the updated table; on PostgreSQL those of `d` can be returned too, so they are told apart."""
+    text = Text(layout.dialect)
+    prefix = f"{text.quote(table.name)}." if layout.dialect == "postgresql" else ""
+    return ", ".join(f"{prefix}{text.quote(column.name)}" for column in table.columns)
 
 
 def _one(layout: Layout, record: str, builders: Sequence[GroupBuilder], cells: Sequence[ValueType]) -> UpdatePlan:
