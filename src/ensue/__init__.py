@@ -1,6 +1,6 @@
 """Declare data, derivations and interactions; the rest ensues.
 
-The public names. Declarations are here at once; what needs a database or a server is imported when it is first used.
+The public names. Declarations are here at once; integrations and what needs a database or a server are imported when they are first used.
 """
 
 from importlib import import_module
@@ -19,10 +19,6 @@ from ensue.errors import (
     UsageError,
 )
 from ensue.expression.trace import Expr, match, now, total
-from ensue.integrations.aggregate import AggregatedIntegration
-from ensue.integrations.api import API, api
-from ensue.integrations.contract import Health, Integration
-from ensue.integrations.settings.environment import env
 from ensue.schema.computations.aggregate import AnyOf, Average, Count, EveryOf, Max, Min, Sum
 from ensue.schema.computations.computed import Computed
 from ensue.schema.computations.custom import SKIP, Custom
@@ -40,13 +36,23 @@ if TYPE_CHECKING:
     from ensue.app import App
     from ensue.engine.controller import Controller
     from ensue.engine.store import Store
+    from ensue.integrations.aggregate import AggregatedIntegration
+    from ensue.integrations.api import API, api
+    from ensue.integrations.contract import Health, Integration
+    from ensue.integrations.settings.environment import env
 
 __version__ = "0.1.0"
 
 _LATER: dict[str, str] = {
+    "API": "ensue.integrations.api",
+    "AggregatedIntegration": "ensue.integrations.aggregate",
     "App": "ensue.app",
     "Controller": "ensue.engine.controller",
+    "Health": "ensue.integrations.contract",
+    "Integration": "ensue.integrations.contract",
     "Store": "ensue.engine.store",
+    "api": "ensue.integrations.api",
+    "env": "ensue.integrations.settings.environment",
 }
 """Where the names live that are imported on first use."""
 
