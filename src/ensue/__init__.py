@@ -1,6 +1,6 @@
 """Declare data, derivations and interactions; the rest ensues.
 
-The public names. Declarations are here at once; integrations and what needs a database or a server are imported when they are first used.
+The public names. Declarations are here at once; integrations, and what needs a database or a server, come when first used.
 """
 
 from importlib import import_module
