@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -350,6 +351,30 @@ async def test_shutdown_gives_back_what_runs_and_finishes_what_can(world: World)
     assert await world.rows("state, attempt, lease_token") == [("done", 1, None)] + [("pending", 0, None)] * 2
     with pytest.raises(UsageError, match="make a new one"):
         await worker.start()
+
+
+async def test_what_the_last_round_claims_is_not_left_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = Recorder()
+    worker = await world.running(handler)
+    write, claiming, go_on = worker._driver.write, asyncio.Event(), asyncio.Event()
+
+    async def slow(work: Any) -> Any:
+        result = await write(work)
+        if getattr(result, "claims", ()):
+            claiming.set()
+            await go_on.wait()
+        return result
+
+    monkeypatch.setattr(worker._driver, "write", slow)
+    await world.enqueue(world.effects(3))
+    worker.wake()
+    await claiming.wait()
+    stopping = asyncio.create_task(worker.stop(grace_seconds=5))
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await stopping
+    assert await world.rows("state, attempt, lease_token") == [("done", 1, None)] * 3
+    assert len(handler.rows) == 3
 
 
 async def test_thirty_restarts_burn_no_attempt(world: World) -> None:

@@ -133,6 +133,9 @@ class Delivery:
         write.
         """
         self._stopping = True
+        # The round under way may still bring claims; they are to be waited for as well.
+        async with self._round_lock:
+            pass
         await self._wait_for_handlers(grace_seconds)
         self._flights.cancel()
         for task in self._after_commit:
