@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from ensue import App, Entity, Many, One, Property, Relation
+from ensue import App, Computed, Count, Entity, Many, One, Property, Relation
 from ensue.clock import SystemClock
 from ensue.integrations.contract import Surroundings
 from ensue.integrations.handles import Handles
@@ -26,11 +26,13 @@ class Channel(Entity):
     title: Property[str]
     memberships = Many(lambda: Membership, inverse="channel")
     messages = Many(lambda: Message, inverse="channel")
+    message_count = Count(messages)
 
 
 class Membership(Relation):
     user: One[User]
     channel: One[Channel]
+    message_count = Computed[int](lambda m: m.channel.message_count)
 
 
 class Message(Entity):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import pytest
+
 from ensue import App
 from ensue.app import AppRun
 from ensue.integrations.channels.bus import MemoryBus
@@ -40,6 +42,46 @@ async def test_members_receive_messages_and_others_do_not() -> None:
         await harness.drain()
     assert texts(at_ann) == ["hello"]
     assert texts(at_bob) == ["again"]
+
+
+async def test_many_messages_share_the_commits_that_publishing_them_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AppHarness(channels_app(redis_url="memory://")) as harness:
+        store, driver = harness.store, harness.run.driver
+        ann, news = await store.create(User(name="Ann")), await store.create(Channel(title="News"))
+        await store.create(Membership(user=ann, channel=news))
+        await harness.drain()
+        connection = await harness.connect(ann)
+        await store.create_many([Message(text=str(number), sender=ann, channel=news) for number in range(100)])
+        write, commits = driver.write, 0
+
+        async def counted(work: Any) -> Any:
+            nonlocal commits
+            commits += 1
+            return await write(work)
+
+        monkeypatch.setattr(driver, "write", counted)
+        await harness.drain()
+    assert sorted(texts(connection), key=int) == [str(number) for number in range(100)]
+    assert commits <= 5, "each commit claims as many messages as there is room for, and ends those before"
+
+
+async def test_a_count_of_a_membership_that_moves_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AppHarness(channels_app(redis_url="memory://")) as harness:
+        store, published = harness.store, []
+        ann, news = await store.create(User(name="Ann")), await store.create(Channel(title="News"))
+        membership = await store.create(Membership(user=ann, channel=news))
+        await harness.drain()
+        publish = harness.integration("channels").bus.publish
+
+        async def noted(topic: str, text: str) -> None:
+            published.append(topic)
+            await publish(topic, text)
+
+        monkeypatch.setattr(harness.integration("channels").bus, "publish", noted)
+        await store.create(Message(text="hello", sender=ann, channel=news))
+        await harness.drain()
+        assert (await store.get(Membership, membership.id)).message_count == 1
+    assert published == [f"ensue:channel:{news.id}"]
 
 
 async def test_a_membership_that_moves_is_followed() -> None:

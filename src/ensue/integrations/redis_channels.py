@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from ensue.engine.controller import Controller
 
 
+# Publishing takes far less time than the commit that claims it, and as many share that commit.
+PUBLISHED_AT_ONCE = 64
+
+
 class _Changed(msgspec.Struct):
     """The control message: these users' memberships may have changed."""
 
@@ -71,8 +75,22 @@ class RedisChannels(Integration):
 
     def create_side_effects(self) -> list[SideEffect]:
         return [
-            SideEffect("publish", self.message, on="create", content=self.publish, fields=self.fields),
-            SideEffect("announce", self.membership, on={"create", "update", "delete"}, content=self.announce),
+            SideEffect(
+                "publish",
+                self.message,
+                on="create",
+                content=self.publish,
+                fields=self.fields,
+                concurrency=PUBLISHED_AT_ONCE,
+            ),
+            SideEffect(
+                "announce",
+                self.membership,
+                on={"create", "update", "delete"},
+                # A membership may count what is unread: a message that moves these of all members is no news here.
+                of=[self.user, self.channel],
+                content=self.announce,
+            ),
         ]
 
     async def publish(self, effect: Effect[Any]) -> None:
