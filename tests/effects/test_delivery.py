@@ -354,7 +354,7 @@ async def test_shutdown_gives_back_what_runs_and_finishes_what_can(world: World)
 
 
 async def test_what_the_last_round_claims_is_not_left_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = Recorder()
+    handler = Recorder(seconds=0.1)
     worker = await world.running(handler)
     write, claiming, go_on = worker._driver.write, asyncio.Event(), asyncio.Event()
 
