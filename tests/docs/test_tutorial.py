@@ -27,6 +27,13 @@ async def test_the_page_runs_in_order() -> None:
     await run_page(PAGE)
 
 
+def test_the_page_has_the_types_that_it_shows(tmp_path: Path) -> None:
+    (tmp_path / "workshop.py").write_text("# pyright: strict\n" + program(PAGE))
+    command = [ENSUE.parent / "pyright", "--pythonpath", sys.executable, "workshop.py"]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=3 * WAIT_SECONDS)
+    assert checked.returncode == 0, checked.stdout
+
+
 async def test_the_calls_on_the_page_are_answered_as_shown(tmp_path: Path) -> None:
     (tmp_path / "workshop.py").write_text(program(PAGE))
     calls = list(shown_calls())
