@@ -157,7 +157,7 @@ class App:
     async def freeze(self, *, env: Mapping[str, str] | None = None) -> Model:
         """The frozen schema, after every `configure`, with no database opened and missing settings tolerated.
 
-        Ffor tools.
+        For tools.
         """
         run = AppRun(self, RunOptions(env=env, setup=False))
         async with AsyncExitStack() as stack:

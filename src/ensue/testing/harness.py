@@ -151,7 +151,7 @@ class AppHarness:
     async def call(self, namespace: str, name: str, /, *, user: Any = None, **payload: Any) -> Any:
         """Call an integration's API as a client would.
 
-        ``await harness.call("pictures", "query_status", user=ann, task_id=1)`.
+        `await harness.call("pictures", "query_status", user=ann, task_id=1)`.
         """
         apis = self.run.apis.get(namespace, {})
         if name not in apis:

@@ -1,4 +1,4 @@
 """Running integrations.
 
-Ttheir life in order, what they claim and hold open, and their side effects as targets of delivery.
+Their life in order, what they claim and hold open, and their side effects as targets of delivery.
 """
