@@ -1,0 +1,111 @@
+// One WebSocket to the server: questions with answers, subscriptions that outlive a lost connection, and what is pushed.
+
+const RETRY_FIRST_MS = 250;
+const RETRY_MS_MAX = 8_000;
+const NOT_AUTHENTICATED = 4401;
+
+export class ServerError extends Error {
+  constructor({ code, message }) {
+    super(message);
+    this.code = code;
+  }
+}
+
+export class Connection {
+  #token;
+  #socket = null;
+  #number = 0;
+  #waiting = new Map();
+  #subscriptions = new Map();
+  #attempts = 0;
+  #closed = false;
+
+  // `onState("connecting" | "open" | "lost" | "logged out")`; `onPush(message)` for what nobody asked for.
+  constructor(token, { onState, onPush }) {
+    this.#token = token;
+    this.onState = onState;
+    this.onPush = onPush;
+  }
+
+  connect() {
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    this.onState(this.#attempts ? "lost" : "connecting");
+    const socket = new WebSocket(`${scheme}//${location.host}/ws?token=${encodeURIComponent(this.#token)}`);
+    this.#socket = socket;
+    socket.onmessage = (event) => this.#take(JSON.parse(event.data));
+    socket.onclose = (event) => this.#lost(event.code);
+    socket.onopen = () => {
+      for (const id of this.#subscriptions.keys()) this.#subscribe(id);
+      this.onState("open");
+    };
+  }
+
+  close() {
+    this.#closed = true;
+    this.#socket?.close();
+  }
+
+  interact(name, payload = {}) {
+    return this.ask({ type: "interaction", name, payload });
+  }
+
+  ask(request) {
+    return new Promise((resolve, reject) => {
+      if (this.#socket?.readyState !== WebSocket.OPEN) {
+        reject(new ServerError({ code: "offline", message: "There is no connection just now. Try again in a moment." }));
+        return;
+      }
+      const id = ++this.#number;
+      this.#waiting.set(id, { resolve, reject });
+      this.#socket.send(JSON.stringify({ id, ...request }));
+    });
+  }
+
+  // Calls `onData(records)` with what the interaction `read` gives, now and after every change. Gives a function that ends it.
+  subscribe(read, payload, onData) {
+    const id = `s${++this.#number}`;
+    this.#subscriptions.set(id, { read, payload, onData });
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#subscribe(id);
+    return () => {
+      this.#subscriptions.delete(id);
+      this.ask({ type: "unsubscribe", subscription: id }).catch(() => {});
+    };
+  }
+
+  #subscribe(id) {
+    const { read, payload } = this.#subscriptions.get(id);
+    this.#socket.send(JSON.stringify({ id, type: "subscribe", read, payload }));
+  }
+
+  #take(message) {
+    this.#attempts = 0;
+    const subscription = this.#subscriptions.get(message.id ?? message.subscription);
+    if (message.type === "ping") this.#socket.send('{"type":"pong"}');
+    else if (subscription && (message.type === "result" || message.type === "change")) {
+      subscription.onData(message.data.records);
+    } else if (message.type === "result") this.#settle(message.id, "resolve", message.data);
+    else if (message.type === "error") this.#settle(message.id, "reject", new ServerError(message.error));
+    else this.onPush(message);
+  }
+
+  #settle(id, how, value) {
+    this.#waiting.get(id)?.[how](value);
+    this.#waiting.delete(id);
+  }
+
+  #lost(code) {
+    for (const { reject } of this.#waiting.values()) {
+      reject(new ServerError({ code: "offline", message: "The connection was lost before the answer came." }));
+    }
+    this.#waiting.clear();
+    if (this.#closed) return;
+    if (code === NOT_AUTHENTICATED) {
+      this.onState("logged out");
+      return;
+    }
+    this.onState("lost");
+    // Full jitter: all clients of a server lose it at the same instant.
+    const pause = Math.random() * Math.min(RETRY_MS_MAX, RETRY_FIRST_MS * 2 ** this.#attempts++);
+    setTimeout(() => this.#closed || this.connect(), pause);
+  }
+}
