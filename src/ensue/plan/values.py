@@ -40,17 +40,22 @@ def normaliser(type_: ValueType, *, optional: bool) -> Normalise:
 def link_normaliser(target: str, target_names: frozenset[str], *, optional: bool) -> Normalise:
     """The function that turns a record, or an id, into the id of a record of `target`."""
 
+    accepted: set[type[Any]] = set()  # looking a class up is cheaper than asking what it is
+
     def check(value: Any) -> Any:
+        if type(value) is int:
+            return value
+        if type(value) in accepted:
+            return value.__ensue_id__()
         if value is None:
             if optional:
                 return None
             raise ValueError(f"must not be None; expected a {target} or its id")
-        if type(value) is int:
-            return value
         if not hasattr(value, "__ensue_id__"):
             raise ValueError(f"got {type(value).__name__}; expected a {target} or its id")
         if type(value).__name__ not in target_names:
             raise ValueError(f"got a {type(value).__name__}; expected a {target} or its id")
+        accepted.add(cast("type[Any]", type(value)))
         return value.__ensue_id__()
 
     return check
