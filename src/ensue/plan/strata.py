@@ -11,7 +11,7 @@ transaction deadlocks with its like; so what a change can reach is locked exclus
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ensue.errors import InternalError
+from ensue.errors import DeclarationError, Problem
 from ensue.expression.nodes import Node, columns
 from ensue.schema.model import Aggregate, CustomModel, FieldModel, Formula, Machine, Model, RecordModel
 
@@ -27,7 +27,7 @@ class Heights:
 
     model: Model
     found: dict[ColumnKey, int] = field(default_factory=dict[ColumnKey, int])
-    _open: set[ColumnKey] = field(default_factory=set[ColumnKey])
+    _open: dict[ColumnKey, None] = field(default_factory=dict[ColumnKey, None])  # in order of descent
 
     def of(self, record: str, name: str) -> int:
         """The height of one column (`EXISTENCE` for the record itself)."""
@@ -35,14 +35,19 @@ class Heights:
         if key in self.found:
             return self.found[key]
         if key in self._open:
-            raise InternalError(
-                f"The computation {record}.{name} depends on itself; the schema check should have refused it."
-            )
-        self._open.add(key)
+            raise DeclarationError(Problem("E0130", self._circle(key)))
+        self._open[key] = None
         height = self._height(record, name)
-        self._open.discard(key)
+        del self._open[key]
         self.found[key] = height
         return height
+
+    def _circle(self, key: ColumnKey) -> str:
+        """The message about a derivation that needs itself, by its path."""
+        keys = list(self._open)
+        path = [*keys[keys.index(key) :], key]
+        shown = " -> ".join(record if name == EXISTENCE else f"{record}.{name}" for record, name in path)
+        return f"Derived data depends on itself: {shown}. Take one of these out of the circle, for example by an interaction."
 
     def above(self, record: str, nodes: tuple[Node | None, ...]) -> int:
         """One more than the highest column that expressions rooted at `record` read."""
