@@ -167,7 +167,7 @@ function total(name, value) {
 
 function fact(name, value) {
   const part = element("span", "", "small soft");
-  part.append(flashing("b", `${current} ${name}`, value), ` ${name}`);
+  part.append(flashing("b", `${current} ${name}`, value), ` ${value === 1 ? name.replace(/s$/, "") : name}`);
   return part;
 }
 
