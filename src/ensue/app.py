@@ -13,11 +13,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from ensue.clock import Clock, SystemClock
-from ensue.errors import UsageError
+from ensue.errors import Unavailable, UsageError
 from ensue.integrations.aggregate import flatten
 from ensue.integrations.api import API
 from ensue.integrations.contract import Health, Integration, Surroundings
@@ -344,6 +345,23 @@ class AppRun:
         stack.push_async_callback(self.delivery.stop, self.options.grace_seconds)
         if self._delivers:
             await self.delivery.start()
+            pruning = asyncio.get_running_loop().create_task(self._prune(), name="ensue prune")
+            stack.push_async_callback(_cancelled, pruning)
+
+    async def _prune(self) -> None:
+        """Forget, every hour, what has served its time; the first time a minute after the start."""
+        from ensue.effects.ledger import prune_effects
+        from ensue.engine.retention import prune_idempotency_keys
+
+        await asyncio.sleep(PRUNE_FIRST_SECONDS)
+        while True:
+            try:
+                keys = await prune_idempotency_keys(self.driver)
+                effects = await prune_effects(self.driver, older_than=EFFECTS_KEPT)
+                logger.info("forgot %d idempotency keys and %d effects that were done", keys, effects)
+            except Unavailable as error:
+                logger.warning("nothing was forgotten this time: %s", error)
+            await asyncio.sleep(PRUNE_SECONDS)
 
     @property
     def _delivers(self) -> bool:
@@ -360,6 +378,17 @@ class AppRun:
                 logger.warning("%s was not called: integrations are not set up in this run", effect.key)
                 continue
             self.delivery.run_after_commit(effect.name, after_commit_row(self.model, effect))
+
+
+PRUNE_FIRST_SECONDS = 60.0
+PRUNE_SECONDS = 3600.0
+EFFECTS_KEPT = timedelta(days=7)
+"""How long an effect that was done or cancelled stays in the table; one that is dead stays until an operator discards it."""
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _members(app: App, replace: Mapping[str, Integration]) -> dict[str, Integration]:
