@@ -108,3 +108,32 @@ async def test_a_relative_update_sees_the_row_as_it_is_then(board: Board) -> Non
     post = await board.post(board.first)
     assert (post.total, post.best) == (4, 4)
     await board.assert_true()
+
+
+# --- One order for all that a change leads to --------------------------------------------------------------------------
+
+
+async def test_comments_on_each_others_posts_do_not_wait_in_a_circle(board: Board) -> None:
+    """Each locks its author and the author of its post, who are the same two: neither has to be run again."""
+    one = board.start("bob on ann's", lambda: board.comment(board.first), before("comment.insert"))
+    await one.stopped()
+    other = board.start("ann on bob's", lambda: board.comment(board.second, author=board.ann))
+    await board.stage.waits(other)
+    await one.goes_on()
+    await other.goes_on()
+    assert (one.attempts, other.attempts) == (1, 1)
+    await board.assert_true()
+
+
+async def test_a_change_of_an_author_locks_upwards_as_comments_do(board: Board) -> None:
+    """The comment has its post and waits for its author; the change of the author must not have that one already."""
+    comment = await board.comment()
+    write = board.start("score", lambda: board.store.update(Comment, comment.id, score=9), after("comment.read_one"))
+    await write.stopped()
+    change = board.start("weight", lambda: board.store.update(User, board.bob.id, weight=30))
+    await board.stage.waits(change)
+    await write.goes_on()
+    await change.goes_on()
+    assert (write.attempts, change.attempts) == (1, 1)
+    assert (await board.post(board.first)).weighted == 270
+    await board.assert_true()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from ensue import ConstraintViolated, NotFound, Rejected
@@ -313,9 +311,7 @@ async def test_one_key_with_another_payload_at_once_is_refused(board: Board) -> 
         "first", lambda: dispatch(Pay(order=order, amount=3), user=board.ann, idempotency_key="k"), before(END)
     )
     await first.stopped()
-    second = board.start(
-        "second", lambda: dispatch(Pay(order=order, amount=4), user=board.ann, idempotency_key="k")
-    )
+    second = board.start("second", lambda: dispatch(Pay(order=order, amount=4), user=board.ann, idempotency_key="k"))
     await board.stage.waits(second)
     await first.goes_on()
     with pytest.raises(Rejected) as raised:
@@ -335,9 +331,7 @@ async def test_a_key_whose_first_dispatch_fails_is_free_for_the_second(board: Bo
 
     first = board.start("first", fails, before("ensue_idempotency.fill"))
     await first.stopped()
-    second = board.start(
-        "second", lambda: dispatch(Pay(order=order, amount=2), user=board.ann, idempotency_key="k")
-    )
+    second = board.start("second", lambda: dispatch(Pay(order=order, amount=2), user=board.ann, idempotency_key="k"))
     await board.stage.waits(second)
     with pytest.raises(RuntimeError, match="changed its mind"):
         await first.goes_on()

@@ -16,6 +16,7 @@ import msgspec
 from ensue.engine.callbacks import invoke
 from ensue.engine.events import Event
 from ensue.engine.propagation.customs import fill_initial
+from ensue.engine.propagation.locking import lock_in_order
 from ensue.engine.propagation.machines import run_machines
 from ensue.engine.propagation.transforms import mappings
 from ensue.engine.propagation.view import remember_rows
@@ -70,6 +71,7 @@ def _dispatched(tx: Transaction, plan: RecordPlan, row: Row, interaction: Any) -
 
 def _require_references(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
     """Every `Ref` of a payload must exist: an event has no foreign keys, so nothing else would say so."""
+    yield from lock_in_order(tx, plan, drafts)
     wanted: dict[str, set[int]] = {}
     links = [(plan.index[link.name], link) for link in plan.model.links.values()]
     for position, link in links:

@@ -15,6 +15,7 @@ from ensue.errors import InternalError
 from ensue.expression.python import compile_function, source
 from ensue.plan.admit import compile_admit, compile_local, normalisers
 from ensue.plan.ddl import ddl_statements, fingerprint
+from ensue.plan.lock_order import lock_orders, locked_below
 from ensue.plan.plan import EffectPlan, MachinePlan, Plan, RecordPlan, Referrer, Step, TransitionPlan, View
 from ensue.plan.statements import record_statements, row_encoder, row_function, select_by_link
 from ensue.plan.steps import compile_steps
@@ -50,6 +51,7 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
     for record in records.values():
         _initial_formulas(layout, heights, record, exclusive=reach[record.name])
         record.settled_before = _settled_before(record, strata)
+    orders = lock_orders(layout, _derived_from_events(model)) if dialect == "postgresql" else {}
     return Plan(
         model=model,
         dialect=dialect,
@@ -58,6 +60,8 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         strata=strata,
         heights=heights.found,
         reach=reach,
+        lock_orders=orders,
+        locked_below=locked_below(strata, orders),
         derived_from_events=_derived_from_events(model),
         effect_records=frozenset(effect.record for effect in model.effects.values()),
         delete_reach=_delete_reach(records),

@@ -273,6 +273,33 @@ class RecordStatements:
 LockMode = Literal["none", "share", "update", "delete"]
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Rows that a change leads to: of type `record`, by column `fk` of those of entry `parent` (-1: of the row that changes)."""
+
+    record: str
+    parent: int
+    fk: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockOrder:
+    """The rows to lock before a change is written, table by table in the order of `tables`; `positions`: by which columns."""
+
+    tables: tuple[str, ...]
+    reached: tuple[Reached, ...]
+    positions: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """Rows of `record`, which has a lock order, that read columns `positions` of a row they refer to; `lookup` finds them."""
+
+    record: str
+    positions: frozenset[int]
+    lookup: Statement
+
+
 @dataclass(slots=True)
 class Plan:
     """One app's schema compiled for one dialect."""
@@ -284,6 +311,8 @@ class Plan:
     strata: tuple[tuple[Step, ...], ...]
     heights: Mapping[tuple[str, str], int]
     reach: Mapping[str, frozenset[str]]  # record type -> those that a change of it may update in the same transaction
+    lock_orders: Mapping[str, LockOrder]  # empty where the database has one writer
+    locked_below: Mapping[str, tuple[Below, ...]]  # by the record type that is referred to
     derived_from_events: Mapping[str, tuple[str, ...]]  # interaction -> record types that a Transform creates from it
     effect_records: frozenset[str]  # record types with side effects
     delete_reach: Mapping[

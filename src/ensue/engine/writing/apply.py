@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ensue.engine.propagation.changes import note, note_created
+from ensue.engine.propagation.locking import lock_in_order
 from ensue.engine.propagation.view import NEW, load_crossings
 from ensue.engine.transaction import Transaction
 from ensue.errors import Conflict, ConstraintViolated, InvalidValue, NotFound, Rejected
@@ -33,6 +34,7 @@ def insert_rows(
     if plan.local is not None:
         for draft in drafts:
             plan.local(draft)
+    yield from lock_in_order(tx, plan, drafts)
     if plan.initial_view is not None:
         yield from _initial_formulas(tx, plan, drafts)
     rows: list[Row] = [tuple(draft) for draft in drafts]
@@ -181,6 +183,9 @@ def write_pairs(tx: Transaction, plan: RecordPlan, pairs: Sequence[tuple[Row, Ro
         return
     width = len(plan.columns)
     positions = tuple(i for i in range(1, width) if any(old[i] != new[i] for old, new in pairs))
+    order = tx.plan.lock_orders.get(plan.name)
+    if order is not None and not order.positions.isdisjoint(positions):
+        yield from lock_in_order(tx, plan, [row for pair in pairs for row in pair])
     yield from write_columns(tx, plan, positions, [new for _, new in pairs])
     cached = tx.rows.get(plan.name)
     for old, new in pairs:

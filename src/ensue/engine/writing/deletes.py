@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ensue.engine.propagation.changes import note
+from ensue.engine.propagation.locking import lock_in_order
 from ensue.engine.read.reads import select_fields
 from ensue.engine.transaction import Transaction
 from ensue.engine.writing.apply import id_list, lock_rows, write_columns, write_pairs
@@ -42,6 +43,8 @@ def delete_rows(tx: Transaction, plan: RecordPlan, ids: Sequence[int]) -> Work[l
         return []
     removal = yield from _removal(tx, plan, rows)
     _refuse_restricted(removal)
+    for name, table in removal.rows.items():
+        yield from lock_in_order(tx, tx.plan.records[name], list(table.values()))
     for name, table in removal.rows.items():
         yield from _capture(tx, tx.plan.records[name], list(table))
     yield from _detach(tx, removal)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ensue.engine.events import Event
 from ensue.engine.propagation.customs import fill_initial
+from ensue.engine.propagation.locking import lock_below
 from ensue.engine.propagation.machines import run_machines
 from ensue.engine.propagation.propagate import propagate
 from ensue.engine.transaction import Transaction
@@ -71,6 +72,8 @@ def update_record(tx: Transaction, plan: RecordPlan, id_: int, values: Mapping[s
     if tx.pending and ("update" in plan.settled_before or any(isinstance(value, Expr) for value in values.values())):
         # An expression, and a state machine's event, see derived columns as they are, whatever was read before.
         yield from propagate(tx)
+    if plan.name in tx.plan.locked_below:
+        yield from lock_below(tx, plan, [id_], {plan.index[name] for name in values if name in plan.index})
     rows = yield from lock_rows(tx, plan, [id_])
     require(plan, id_, rows)
     yield from _assign(tx, plan, rows, assign)
