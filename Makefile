@@ -13,7 +13,7 @@ export PATH := $(BIN):$(PATH)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check static bench
+.PHONY: help demo test check static bench kill
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: static ## every gate and the unit tests, in under a minute
 
 bench: $(STAMP) ## run the benchmarks
 	python -m benchmarks
+
+kill: $(STAMP) ## kill -9 200 times over 20,000 effects; DATABASE chooses an empty PostgreSQL one
+	python -m tests.durability.kill --kills 200 --effects 20000 $(if $(DATABASE),--life 3 --database '$(DATABASE)')
 
 static: $(STAMP)
 	ruff check $(RUFF_FOLDERS)
