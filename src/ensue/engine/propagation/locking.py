@@ -25,7 +25,7 @@ def lock_in_order(tx: Transaction, plan: RecordPlan, rows: Sequence[Sequence[Any
             if item.record == table:
                 parents = rows if item.parent < 0 else _rows(tx, order.reached[item.parent].record, found[item.parent])
                 found[number] = {row[item.fk] for row in parents} - {None}
-        ids = set().union(*(found[number] for number, item in enumerate(order.reached) if item.record == table))
+        ids = {id_ for number, some in found.items() if order.reached[number].record == table for id_ in some}
         mode: LockMode = "update" if table in reach else "share"
         missing = _not_locked(tx, table, ids, mode)
         if missing:
