@@ -18,7 +18,7 @@ from ensue.plan.ddl import ddl_statements, fingerprint
 from ensue.plan.lock_order import lock_orders, locked_below
 from ensue.plan.plan import EffectPlan, MachinePlan, Plan, RecordPlan, Referrer, Step, TransitionPlan, View
 from ensue.plan.statements import record_statements, row_encoder, row_function, select_by_link
-from ensue.plan.steps import compile_steps
+from ensue.plan.steps.build import compile_steps
 from ensue.plan.strata import Heights, Influence, link_name
 from ensue.plan.tables import SOURCE_COLUMN, build_tables, column_plans, short_name
 from ensue.plan.values import normaliser

@@ -16,9 +16,9 @@ from ensue.errors import DeclarationError
 from ensue.expression.nodes import Node, columns
 from ensue.expression.python import compile_function, source
 from ensue.expression.sql import Compiled, compile_statement, literal, lower
-from ensue.plan.groups import GLOBALS_ID, ID_LIST, lowered
 from ensue.plan.plan import AggregatePlan, ColumnPlan, FormulaStep, Group, HostStep, Plan, RecordPlan, TransformStep
 from ensue.plan.statements import Text, row_function
+from ensue.plan.steps.groups import GLOBALS_ID, ID_LIST, lowered
 from ensue.plan.tables import SLOT_COLUMN, SOURCE_COLUMN, Located, link_of
 from ensue.plan.views import Layout
 from ensue.schema.model import Formula

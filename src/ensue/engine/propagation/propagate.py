@@ -14,9 +14,9 @@ from ensue.engine.propagation.transforms import run_transform
 from ensue.engine.propagation.view import NEW, OLD, Resolve, evaluate_rows, load_crossings
 from ensue.engine.transaction import Transaction
 from ensue.engine.writing.apply import held_rows, id_list, write_columns
-from ensue.plan.groups import REPLACE
 from ensue.plan.plan import CustomStep, FormulaStep, Group, HostStep, Row, Step, TransformStep, View
 from ensue.plan.rules.rule import SlotKind
+from ensue.plan.steps.groups import REPLACE
 from ensue.store.statement import Run, Work
 
 Edges = dict[int, Images]

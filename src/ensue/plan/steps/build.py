@@ -12,10 +12,10 @@ from typing import Any
 
 from ensue.expression.nodes import Node
 from ensue.expression.python import compile_function, source
-from ensue.plan.groups import GroupBuilder, Named
 from ensue.plan.plan import CustomStep, FormulaStep, HostStep, Step, TransformStep
+from ensue.plan.steps.groups import GroupBuilder, Named
+from ensue.plan.steps.updates import host_updates
 from ensue.plan.strata import EXISTENCE, Heights, Influence, Reach, derived_fields, reach_of
-from ensue.plan.updates import host_updates
 from ensue.plan.views import Layout, ViewBuilder
 from ensue.schema.model import Aggregate, CustomModel, Formula, RecordModel, TransformModel
 

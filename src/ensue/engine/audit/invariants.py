@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from ensue.engine.audit_report import Finding
+from ensue.engine.audit.report import Finding
 from ensue.expression.sql import encoder, literal, sqlalchemy_dialect
 from ensue.plan.plan import ColumnPlan, MachinePlan, Plan, RecordPlan
 from ensue.plan.statements import Text

@@ -12,10 +12,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from ensue.expression.sql import SqlTypes, compile_statement, encoder, raw_type
 from ensue.expression.types import ValueType
-from ensue.plan.groups import GroupBuilder
 from ensue.plan.plan import UpdatePlan
 from ensue.plan.rules.rule import SlotValue
 from ensue.plan.statements import Text, row_function
+from ensue.plan.steps.groups import GroupBuilder
 from ensue.plan.views import Layout
 from ensue.plan.writes import json_rows
 from ensue.schema.model import ID_TYPE

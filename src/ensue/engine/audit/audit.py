@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ensue.clock import SystemClock
-from ensue.engine.audit_invariants import check_invariants, invariants, missing_globals
-from ensue.engine.audit_report import AuditReport, Finding, format_report
+from ensue.engine.audit.invariants import check_invariants, invariants, missing_globals
+from ensue.engine.audit.report import AuditReport, Finding, format_report
 from ensue.engine.engine import Engine
 from ensue.engine.propagation.transforms import run_transform
 from ensue.engine.transaction import Transaction
