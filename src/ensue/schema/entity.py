@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, cast, dataclass_transform
 
-from ensue.errors import Origin, PlannedError
+from ensue.errors import DeclarationError, Origin, PlannedError
 from ensue.expression.trace import Expr, Path, Root, Shape
 from ensue.schema.member import Member
 from ensue.schema.property import Property
@@ -92,7 +92,13 @@ class Entity(Declared):
                 raise PlannedError(f"class {cls.__name__}(…, {name}=…) is planned. Leave it out until then.")
         cls.__ensue_abstract__ = abstract
         cls.__ensue_derived__ = derived
-        cls.__ensue_unique__ = tuple(tuple(names) for names in unique)
+        if abstract and derived is not None:
+            raise DeclarationError(
+                f"class {cls.__name__}(…, abstract=True, derived=…): an abstract entity has no records to derive. Give "
+                "derived= to its subclasses."
+            )
+        inherited = (names for base in cls.__mro__[1:] for names in vars(base).get("__ensue_unique__", ()))
+        cls.__ensue_unique__ = tuple(dict.fromkeys([*inherited, *_groups(cls, unique)]))
         cls.__ensue_origin__ = here()
         collect_members(cls)
 
@@ -133,6 +139,15 @@ class _Id(Member):
 
 if not TYPE_CHECKING:
     Entity.id = _Id()
+
+
+def _groups(cls: type[Entity], unique: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    if any(isinstance(names, str) for names in (unique, *unique)):
+        raise DeclarationError(
+            f"class {cls.__name__}(…, unique={unique!r}): expected a list of tuples of names, such as "
+            '`unique=[("user", "day")]`. A single property says Property(unique=True).'
+        )
+    return [tuple(names) for names in unique]
 
 
 class Relation(Entity, abstract=True):

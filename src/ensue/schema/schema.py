@@ -76,7 +76,8 @@ class Registry(Generic[T]):
 
     def add(self, item: type[T], /) -> None:
         """Add a class to this app. Raises UsageError after `configure`."""
-        self._schema.require_open(f"adding {item.__name__}")
+        self._schema.require_open(f"adding {getattr(item, '__name__', item)}")
+        require_kind(item, self._kind, "schema: add(…)")
         self._schema.include(item)
 
     def get(self, name: str, /) -> type[T]:
@@ -189,8 +190,16 @@ class Schema:
         from ensue.schema.passes.reach import reach  # the pass needs this module
 
         schema = cls()
-        for item in (*([user] if user is not None else []), *entities, *interactions, *globals):
-            schema.include(item)
+        given: tuple[tuple[str, RecordKind, Iterable[type[Any]]], ...] = (
+            ("user", "entity", [] if user is None else [user]),
+            ("entities", "entity", entities),
+            ("interactions", "event", interactions),
+            ("globals", "globals", globals),
+        )
+        for argument, kind, items in given:
+            for item in items:
+                require_kind(item, kind, f"App({argument}=…)")
+                schema.include(item)
         for item in activities:
             schema.activities.add(item)
         schema.user = None if user is None else user.__name__
@@ -257,6 +266,25 @@ def kind_of(cls: type[Any]) -> RecordKind | None:
     if issubclass(cls, Interaction):
         return "event"
     return "globals" if issubclass(cls, Globals) else None
+
+
+_EXPECTED: dict[RecordKind, type[Any]] = {
+    "entity": Entity,
+    "relation": Relation,
+    "event": Interaction,
+    "globals": Globals,
+}
+
+
+def require_kind(item: object, kind: RecordKind, where: str) -> None:
+    """Raise DeclarationError unless `item` is a class of this kind; a Relation is an entity too."""
+    expected = _EXPECTED[kind]
+    if not isinstance(item, type):
+        raise DeclarationError(f"{where}: found {item!r}; expected a class that inherits from {expected.__name__}.")
+    if not issubclass(item, expected):
+        actual = next((each for each in (Entity, Interaction, Globals) if issubclass(item, each)), None)
+        found = item.__name__ if actual is None else f"{item.__name__}, which is an {actual.__name__}"
+        raise DeclarationError(f"{where}: found {found}; expected a class that inherits from {expected.__name__}.")
 
 
 _BARE: dict[Any, Callable[[], Property[Any] | Link]] = {Property: Property, One: One, Maybe: Maybe}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from ensue.errors import DeclarationError
 from ensue.expression.trace import now
 from ensue.schema.computations.computed import Computed
+from ensue.schema.computations.transform import Transform
 from ensue.schema.entity import Entity, Relation
+from ensue.schema.freeze import freeze
 from ensue.schema.interaction import Interaction
 from ensue.schema.property import Property
 from ensue.schema.relation import Inverse, Many, Maybe, One, Through
+from ensue.schema.schema import Schema
 from tests.unit.schema.cases import Cases
 
 case = Cases()
@@ -404,6 +409,110 @@ def a_link_to_an_abstract_entity() -> Any:
     return A
 
 
+# --- Values that can't stand beside their annotation --------------------------------------------------------------------
+
+
+@case("A.x: it is annotated as a Property and given 5. Write Property(default=5)")
+def a_plain_value_as_a_default() -> Any:
+    class A(Entity):
+        x: Property[int] = 5  # type: ignore[assignment]
+
+    return A
+
+
+@case("A.b: it is annotated as a Maybe and given None. Write Maybe(default=None)")
+def none_as_the_default_of_a_link() -> Any:
+    class B(Entity):
+        y: Property[int]
+
+    class A(Entity):
+        b: Maybe[B] = None  # type: ignore[assignment]
+
+    return A, B
+
+
+@case("A.b: it is annotated as a Maybe and given One. Write Maybe(…)")
+def a_link_of_another_kind() -> Any:
+    class B(Entity):
+        y: Property[int]
+
+    class A(Entity):
+        b: Maybe[B] = One(unique=True)  # type: ignore[assignment]
+
+    return A, B
+
+
+@case("A.y: it is annotated as a Property and given Computed. What is derived has no annotation")
+def an_annotated_computation() -> Any:
+    class A(Entity):
+        x: Property[int]
+        y: Property[int] = Computed[int](lambda a: a.x)  # type: ignore[assignment]
+
+    return A
+
+
 @pytest.mark.parametrize("name", list(case.declare))
 def test_one_problem(name: str) -> None:
     case.check(name)
+
+
+# --- What an app and a class are given --------------------------------------------------------------------------------
+
+
+class Known(Entity):
+    name: Property[str]
+
+
+class Rename(Interaction):
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"entities": ["Known"]}, "App(entities=…): found 'Known'; expected a class that inherits from Entity"),
+        ({"entities": [Rename]}, "App(entities=…): found Rename, which is an Interaction; expected a class"),
+        ({"interactions": [Known]}, "App(interactions=…): found Known, which is an Entity; expected a class"),
+        ({"globals": [Known]}, "App(globals=…): found Known, which is an Entity; expected a class"),
+        ({"user": int}, "App(user=…): found int; expected a class that inherits from Entity"),
+    ],
+)
+def test_an_app_given_something_else(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=re.escape(message)):
+        Schema.collect(**given)
+
+
+def test_a_registry_given_something_else() -> None:
+    schema = Schema()
+    with pytest.raises(
+        DeclarationError, match="found Known, which is an Entity; expected a class that inherits from Inter"
+    ):
+        schema.interactions.add(Known)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unique", [["name"], ("name", "day"), "name"])
+def test_unique_without_tuples(unique: Any) -> None:
+    with pytest.raises(DeclarationError, match="expected a list of tuples of names"):
+
+        class Day(Entity, unique=unique):
+            name: Property[str]
+            day: Property[int]
+
+
+def test_unique_of_an_abstract_entity_holds_for_those_declared_under_it() -> None:
+    class Base(Entity, abstract=True, unique=[("name", "day")]):
+        name: Property[str]
+        day: Property[int]
+
+    class Entry(Base, unique=[("day", "kind")]):
+        kind: Property[str]
+
+    model = freeze(Schema.collect(entities=[Entry]))
+    assert model.records["Entry"].unique == (("name", "day"), ("day", "kind"))
+
+
+def test_an_abstract_entity_derives_from_nothing() -> None:
+    with pytest.raises(DeclarationError, match="an abstract entity has no records to derive"):
+
+        class Base(Entity, abstract=True, derived=Transform(Rename, lambda e: {"name": e.name})):
+            name: Property[str]

@@ -17,7 +17,7 @@ from ensue.schema.passes.build import REPORTED, Build
 from ensue.schema.passes.scope import FieldScope
 from ensue.schema.property import MISSING, PayloadField, Property
 from ensue.schema.schema import Draft
-from ensue.schema.written.body import Unknown
+from ensue.schema.written.body import Misfit, Unknown
 from ensue.schema.written.names import suggestion
 from ensue.schema.written.value import DATETIME, accepts, payload_type, value_type, value_type_of
 
@@ -31,7 +31,7 @@ def build_fields(build: Build) -> None:
                 "at", DATETIME, optional=False, column="at", origin=draft.origin
             )
         for name, member in draft.members.items():
-            if isinstance(member, Property | Computation | Unknown):
+            if isinstance(member, Property | Computation | Misfit | Unknown):
                 try:
                     build.field(draft.name, name)
                 except DeclarationError as error:
@@ -47,6 +47,8 @@ def _field(build: Build, draft: Draft, name: str) -> FieldModel:
             f"the annotation {member.annotation!r} declares nothing. Write Property[…], One[…] or Maybe[…]; for a "
             "plain class attribute ClassVar[…]."
         )
+    if isinstance(member, Misfit):
+        raise DeclarationError(f"it is annotated as a {member.kind} and given {member.shown}. {member.advice}")
     if not isinstance(member, Property | Computation):
         raise REPORTED  # a link or a collection that was asked for as a value
     replacing = draft.computations.get(name)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
+from ensue.schema.computations.contract import Computation
 from ensue.schema.member import Member, declare
 from ensue.schema.property import MISSING, Property
-from ensue.schema.relation import Link, Maybe, One, Ref
+from ensue.schema.relation import Maybe, One, Ref
 from ensue.schema.written.annotation import Names, Written, names_of_caller, own_annotations, split
 
 _ANNOTATED: dict[Any, type[Any]] = {cls: cls for cls in (Property, One, Maybe, Ref)} | {
@@ -45,11 +46,37 @@ def _annotated(annotation: Any, given: Any, names: Names) -> Member | None:
     kind = _ANNOTATED.get(head) if isinstance(head, type | str) else None
     if kind is None:
         return given if isinstance(given, Member) else Unknown(annotation)
-    known: Any = given
-    member = known if isinstance(given, Property | Link) else kind()
+    if given is not MISSING and not isinstance(given, kind):
+        return Misfit(kind, given)
+    member: Any = kind() if given is MISSING else given
     if member.written is None and content is not None:
         member.written = Written(content, names)
     return cast("Member", member)
+
+
+class Misfit(Member):
+    """A value that can't stand beside its annotation, such as `a: Property[int] = 5`; reported when the schema is frozen."""
+
+    def __init__(self, kind: type[Any], given: Any) -> None:
+        super().__init__()
+        self.kind = kind.__name__
+        self.given = given
+
+    @property
+    def shown(self) -> str:
+        """What was given, for a message."""
+        return type(self.given).__name__ if isinstance(self.given, Member) else repr(self.given)
+
+    @property
+    def advice(self) -> str:
+        """What to write in its place."""
+        if isinstance(self.given, Computation):
+            return "What is derived has no annotation: leave out the annotation, or leave out the value to store it."
+        if isinstance(self.given, Member):
+            return f"Write {self.kind}(…), or change the annotation."
+        if self.kind == "One":
+            return "A required link has no default: leave out the value."
+        return f"Write {self.kind}(default={self.given!r})."
 
 
 class Unknown(Member):
