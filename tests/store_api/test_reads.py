@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from ensue.engine.read import count, find, find_one, from_json, get, read_globals, select_fields, to_json
-from ensue.errors import DeclarationError, InternalError, NotFound, NotLoaded
+from ensue.errors import DeclarationError, InternalError, NotFound, NotLoaded, UsageError
 from ensue.expression.trace import match, now
 from tests.unit.read.blog import (
     COMMENTS,
@@ -182,6 +182,9 @@ async def test_relation_is_a_record(blog: World) -> None:
     assert [(row.id, row.target.title) for row in rows] == [(1, "post 1"), (3, "post 4")]
     plain = await blog.read(find(blog.reader, "Post_tags", match("target.label", "=", "a")))
     assert [(row.source.id, row.target.id) for row in plain] == [(1, 1), (4, 1)]
+    assert await blog.read(find(blog.reader, Post.tags.relation, match("target.label", "=", "a"))) == plain
+    with pytest.raises(UsageError, match="is no record type; expected a class, a name"):
+        await blog.read(count(blog.reader, Post.author.relation))  # type: ignore[attr-defined]
 
 
 async def test_both_sides_of_one_to_one(blog: World) -> None:

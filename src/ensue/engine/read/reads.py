@@ -19,6 +19,7 @@ from ensue.engine.read.source import Tables
 from ensue.errors import InternalError, NotFound, PlannedError
 from ensue.expression.trace import Expr, Path, Root
 from ensue.schema.model import Model, RecordModel
+from ensue.schema.reference import record_model_of
 from ensue.store.driver import Dialect
 from ensue.store.statement import Run, Work
 
@@ -44,7 +45,9 @@ class Reader:
             self._records.setdefault(record.cls, record)
 
     def record(self, given: Any) -> RecordModel:
-        """The record type of a class or a name. Raises DeclarationError for one that is not of this app."""
+        """The record type of a class, a name, or `Post.tags.relation`. Raises an error for one that is not of this app."""
+        if isinstance(given, Path):
+            return record_model_of(self.model, given)
         found = self._records.get(given)
         return found if found is not None else self._missing(given)
 
