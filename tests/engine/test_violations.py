@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ensue import App, Entity, Many, One, Property, Rejected
-from ensue.errors import ConstraintViolated
+from ensue.errors import ConstraintViolated, InvalidValue
 
 
 class Shelf(Entity):
@@ -50,3 +50,14 @@ async def test_a_reference_to_nothing_names_what_was_given(app: App) -> None:
     async with app:
         with pytest.raises(Rejected, match="Book refers to a record that does not exist; given: shelf=77"):
             await app.controller.store.create(Book(title="x", place=1, shelf=77))  # type: ignore[arg-type]
+
+
+async def test_an_expression_out_of_range_says_so_once(app: App) -> None:
+    async with app:
+        store = app.controller.store
+        shelf = await store.create(Shelf(name="a"))
+        book = await store.create(Book(title="x", place=2**62, shelf=shelf))
+        with pytest.raises(InvalidValue) as caught:
+            await store.update(Book, book.id, place=Book.place * 4)
+        assert caught.value.message == "Book does not accept: place: An integer (64-bit) is out of range."
+        assert caught.value.fields == {"place": "An integer (64-bit) is out of range"}

@@ -83,6 +83,8 @@ def _compute(tx: Transaction, plan: RecordPlan, name: str, value: Expr[Any]) -> 
         try:
             return check(evaluate(row))
         except (ValueError, TypeError) as error:
-            raise InvalidValue(f"{plan.name} does not accept: {name}: {error}.", fields={name: str(error)}) from error
+            # An expression's own refusal says its code first, which the new one says already.
+            found = (error.message if isinstance(error, InvalidValue) else str(error)).removesuffix(".")
+            raise InvalidValue(f"{plan.name} does not accept: {name}: {found}.", fields={name: found}) from error
 
     return compute
