@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ensue import AnyOf, App, Average, Entity, Globals, Property
 from ensue.app import AppRun
 from ensue.engine.audit import AuditReport, audit, differs, format_report
 from ensue.errors import UsageError
@@ -187,3 +188,26 @@ async def test_a_report_can_be_read(database_url: str) -> None:
         report = await audited(run, 'UPDATE "user" SET post_count = 9 WHERE id = 1')
         assert "User 1.post_count holds 9, expected 3" in format_report(report)
         assert "1 wrong value(s)." in format_report(report)
+
+
+class Shot(Entity):
+    value: Property[int | None] = Property(default=None)
+    first: Property[bool] = Property(default=False)
+    second: Property[bool] = Property(default=False)
+
+
+class Range(Globals):
+    mean = Average(lambda: Shot, lambda s: s.value, where=lambda s: s.first | s.second)
+    lucky = AnyOf(lambda: Shot, lambda s: s.first | s.second)
+
+
+async def test_a_filter_with_or_is_one_condition_where_it_meets_another(database_url: str) -> None:
+    """Nulls don't count in an Average: the audit's own condition must not bind to one side of the filter's `|` alone."""
+    app = App(entities=[Shot], globals=[Range], database=database_url)
+    async with app:
+        store = app.controller.store
+        await store.create(Shot(first=True))
+        await store.create(Shot(second=True, value=4))
+        report = await audit(app.controller.engine)
+        assert report.clean, format_report(report)
+        assert (await store.globals(Range)).mean == 4.0

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from ensue.errors import DeclarationError
 from ensue.expression.nodes import Node, columns
 from ensue.expression.python import compile_function, source
-from ensue.expression.sql import Compiled, compile_statement, literal, lower
+from ensue.expression.sql import Compiled, compile_statement, literal
 from ensue.plan.plan import AggregatePlan, ColumnPlan, FormulaStep, Group, HostStep, Plan, RecordPlan, TransformStep
 from ensue.plan.statements import Text, row_function
-from ensue.plan.steps.groups import GLOBALS_ID, ID_LIST, lowered
+from ensue.plan.steps.groups import GLOBALS_ID, ID_LIST, enclosed, lowered
 from ensue.plan.tables import SLOT_COLUMN, SOURCE_COLUMN, Located, link_of
 from ensue.plan.views import Layout
 from ensue.schema.model import Formula
@@ -215,7 +215,7 @@ def _formula(layout: Layout, record: RecordPlan, plan: ColumnPlan) -> Recompute:
 
     def query(ids: Element | None) -> sa.Select[Any]:
         located = Located(layout.model, layout.metadata, record.name, alias="e")
-        right = lower(value, located.column, layout.dialect)
+        right = enclosed(layout, located, value)
         id_, stored = located.root.c.id, located.root.c[plan.column]
         return _differing(id_, [(stored, right)], (plan,)).select_from(located.source)
 
@@ -298,7 +298,7 @@ def _mapped(layout: Layout, record: RecordPlan, step: TransformStep, columns_: S
     derived = record.table.alias("d")
     pairs: list[tuple[Element, Element]] = []
     for field, plan in zip(step.fields, columns_, strict=True):
-        pairs.append((derived.c[plan.column], lower(mapping[field], located.column, layout.dialect)))
+        pairs.append((derived.c[plan.column], enclosed(layout, located, mapping[field])))
     joined = located.source.outerjoin(
         derived,
         sa.and_(derived.c[SOURCE_COLUMN] == located.root.c.id, derived.c[SLOT_COLUMN] == sa.literal_column("0")),

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql.elements import Grouping
 
-from ensue.expression.nodes import Node
+from ensue.expression.nodes import Call, Node
 from ensue.expression.python import compile_function, predicate_source, source
 from ensue.expression.sql import Compiled, ValueList, compile_statement, decoder, lower
 from ensue.plan.plan import AggregatePlan, Group
@@ -123,12 +124,18 @@ class GroupBuilder:
 
 def lowered(layout: Layout, located: Located, aggregate: Aggregate) -> tuple[Any, Any]:
     """An aggregate's filter and value in SQL, over located edge rows."""
-    where = None if aggregate.where is None else lower(aggregate.where, located.column, layout.dialect, filter=True)
+    where = None if aggregate.where is None else enclosed(layout, located, aggregate.where, filter=True)
     value = None
     if aggregate.value is not None:
         predicate = aggregate.kind in ("any", "every")
-        value = lower(aggregate.value, located.column, layout.dialect, filter=predicate)
+        value = enclosed(layout, located, aggregate.value, filter=predicate)
     return where, value
+
+
+def enclosed(layout: Layout, located: Located, node: Node, *, filter: bool = False) -> sa.ColumnElement[Any]:
+    """An expression in SQL, in parentheses: SQLAlchemy does not know how tightly its parts bind when it is combined further."""
+    element = lower(node, located.column, layout.dialect, filter=filter)
+    return Grouping(element) if isinstance(node, Call) else element
 
 
 def _among(host: sa.ColumnElement[Any], ids: sa.BindParameter[Any], layout: Layout) -> sa.ColumnElement[bool]:
