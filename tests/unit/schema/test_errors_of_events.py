@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ensue.errors import DeclarationError, PlannedError
+from ensue.expression.trace import Path, Root, Shape
 from ensue.schema.computations.computed import Computed
 from ensue.schema.computations.machine import Mutation, State, StateMachine, Transition
 from ensue.schema.computations.transform import Transform
@@ -239,6 +240,22 @@ def a_side_effect_that_is_not_async() -> Any:
 def an_unknown_field_of_a_side_effect() -> Any:
     source: Any = "Source"
     return Source, {"x.y": SideEffect("y", source, on="create", content=content, fields=[_path("txt")])}
+
+
+@case("side effect 'x.y': fields=['txt']: Source has no 'txt'. Did you mean 'text'?")
+def an_unknown_field_by_name_of_a_side_effect() -> Any:
+    return Source, {"x.y": SideEffect("y", "Source", on="create", content=content, fields=["size", "txt"])}
+
+
+@case("side effect 'x.y': fields=[Other.name]: Other.name starts at Other, and is selected of Source")
+def a_field_of_another_record_in_a_side_effect() -> Any:
+    fields: Any = [Shape(None, (Path(Root("Other"), ("name",)),))]
+    return Source, {"x.y": SideEffect("y", "Source", on="create", content=content, fields=fields)}
+
+
+@case("side effect 'x.y': fields=[['text', ['size']]]: a property has no fields of its own")
+def a_field_of_a_property_in_a_side_effect() -> Any:
+    return Source, {"x.y": SideEffect("y", "Source", on="create", content=content, fields=[["text", ["size"]]])}
 
 
 @case("side effect 'x.y': of=['nothing']: Source has no such field")

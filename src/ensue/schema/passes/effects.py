@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ensue.errors import DeclarationError, PlannedError
 from ensue.expression.nodes import Node
-from ensue.expression.records import CollectionType
-from ensue.expression.trace import Expr, Path, Shape
+from ensue.expression.records import CollectionType, FieldType
+from ensue.expression.trace import Path, Shape
 from ensue.schema.effect import SideEffect
-from ensue.schema.model import EffectModel
+from ensue.schema.model import ID_TYPE, EffectModel
 from ensue.schema.passes.build import Build
 from ensue.schema.passes.scope import expression
 from ensue.schema.written.names import suggestion
@@ -80,14 +80,50 @@ def _field(build: Build, item: Any, record: str) -> str:
 
 
 def _selected(build: Build, item: Any, record: str) -> Any:
-    path = item.path if isinstance(item, Shape) else item
-    if path is not None and not isinstance(path, Expr):
-        raise DeclarationError(f"fields=[{item!r}]: expected fields such as {record}.name, or {record}.link.fields(…).")
-    if isinstance(path, Path):
-        at = record
-        for step in path.steps:
-            member = build.member(at, step)
-            if member is None:
-                raise DeclarationError(f"fields=[{item!r}]: {at} has no {step!r}.{suggestion(step, build.names(at))}")
-            at = getattr(member, "target", at)
+    """The item itself, once everything in it is known: at the first change it would be too late to say so."""
+    match item:
+        case Shape():
+            steps = () if item.path is None else _steps(item, item.path, record)
+            _all_selected(build, item, item.fields, _target(build, item, steps, record))
+        case Path():
+            _target(build, item, _steps(item, item, record), record)
+        case str():
+            _target(build, item, tuple(item.split(".")), record)
+        case [str() as name, [*inner]]:
+            _all_selected(build, item, inner, _target(build, item, tuple(name.split(".")), record))
+        case type() if item.__name__ == record:
+            pass
+        case _:
+            raise DeclarationError(
+                f"fields=[{item!r}]: expected fields such as {record}.name, {record}.link.fields(…), or by name "
+                '"name", "link.name", ["link", ["name"]].'
+            )
     return item
+
+
+def _all_selected(build: Build, item: Any, inner: Sequence[Any], record: str | None) -> None:
+    if record is None:
+        raise DeclarationError(f"fields=[{item!r}]: a property has no fields of its own; name it alone.")
+    for each in inner:
+        _selected(build, each, record)
+
+
+def _steps(item: Any, path: Path, record: str) -> tuple[str, ...]:
+    if path.root.record not in (None, record):
+        raise DeclarationError(
+            f"fields=[{item!r}]: {path!r} starts at {path.root.record}, and is selected of {record}. Write it from {record}."
+        )
+    return path.steps
+
+
+def _target(build: Build, item: Any, steps: tuple[str, ...], record: str) -> str | None:
+    """The record type that the steps lead to; None if they end at a property."""
+    at: str | None = record
+    for step in steps:
+        if at is None:
+            raise DeclarationError(f"fields=[{item!r}]: a property has no fields of its own, such as {step!r}.")
+        member = FieldType(ID_TYPE, optional=False) if step == "*" else build.member(at, step)
+        if member is None:
+            raise DeclarationError(f"fields=[{item!r}]: {at} has no {step!r}.{suggestion(step, build.names(at))}")
+        at = None if isinstance(member, FieldType) else member.target
+    return at
