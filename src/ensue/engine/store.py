@@ -165,21 +165,23 @@ class Store:
     async def update(self, record: type[Entity] | str, id: int, /, **values: Any) -> None:
         """Set values of one record: plain, or expressions relative to the row (`score=Comment.score + 1`). Raises NotFound."""
         plan = self._plan(record)
-        await self._engine.write(lambda tx: writes.update_record(tx, plan, _id(id), values))
+        await self._engine.write(lambda tx: writes.update_record(tx, plan, _id(id, plan.name), values))
 
     async def update_many(self, record: type[Entity] | str, where: Expr[bool], /, **values: Any) -> int:
         """Set values of every record that satisfies `where`; returns how many."""
         plan = self._plan(record)
+        _require_condition("update_many", plan.name, where)
         return await self._engine.write(lambda tx: writes.update_where(tx, plan, where, values))
 
     async def delete(self, record: type[Entity] | str, id: int, /) -> None:
         """Delete one record, with what `on_delete` says of those that refer to it. Raises NotFound."""
         plan = self._plan(record)
-        await self._engine.write(lambda tx: writes.delete_record(tx, plan, _id(id)))
+        await self._engine.write(lambda tx: writes.delete_record(tx, plan, _id(id, plan.name)))
 
     async def delete_many(self, record: type[Entity] | str, where: Expr[bool], /) -> int:
         """Delete every record that satisfies `where`; returns how many."""
         plan = self._plan(record)
+        _require_condition("delete_many", plan.name, where)
         return await self._engine.write(lambda tx: writes.delete_where(tx, plan, where))
 
     async def link(self, relation: Many[E], host: Entity | int, item: E | int, /) -> None:
@@ -223,12 +225,21 @@ class Store:
         if collection is None:
             raise DeclarationError(f"{plan.name}.{path.steps[0]} is no collection; link and unlink take an n:n one.")
         name, near, far = writes.link_sides(plan, collection)
-        return self._engine.plan.records[name], {near: _id(host), far: _id(item)}
+        return self._engine.plan.records[name], {near: _id(host, plan.name), far: _id(item, collection.target)}
 
 
-def _id(given: Any) -> int:
+def _id(given: Any, name: str) -> int:
     if isinstance(given, Record):
+        if type(given).__name__ != name:
+            raise UsageError(f"Got {given!r}; expected a {name} or its id.")
         return given.__ensue_id__()
     if isinstance(given, int) and not isinstance(given, bool):
         return given
     raise UsageError(f"An id is an int (or a record that has one); got {type(given).__name__} {given!r}.")
+
+
+def _require_condition(call: str, name: str, where: object) -> None:
+    if where is None:
+        raise UsageError(
+            f"store.{call}({name}, None) would change every {name}. Say so with a condition: `{name}.id > 0`."
+        )

@@ -148,7 +148,7 @@ def record_ids(named: Any, machine: MachinePlan, transition: TransitionPlan) -> 
         return []
     if isinstance(named, int) and not isinstance(named, bool):
         return [named]
-    if isinstance(named, Record):
+    if isinstance(named, Record) and type(named).__name__ == machine.record:
         return [named.__ensue_id__()]
     if isinstance(named, Mapping):
         return record_ids(cast("Mapping[str, Any]", named).get("id"), machine, transition)
