@@ -105,7 +105,9 @@ class InvalidValue(Rejected, ValueError):
 class ConstraintViolated(Rejected):
     """A unique, reference or check constraint refused a write. `constraint` is its name in the schema."""
 
-    def __init__(self, code: str, message: str, *, constraint: str = "", fields: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, constraint: str = "", fields: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(code, message, fields=fields)
         self.constraint = constraint
 
