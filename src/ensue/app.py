@@ -318,11 +318,12 @@ class AppRun:
         from ensue.migrate.install import prepare_database
         from ensue.plan.compile import compile_plan
 
-        self.driver = open_driver(self.options.database or self.app.database, functions=sqlite_functions())
+        database = self.options.database or self.app.database
+        self.driver = open_driver(database, functions=sqlite_functions())
         self.plan = compile_plan(self.model, self.driver.dialect)
         await self.driver.open()
         stack.push_async_callback(self.driver.close)
-        await prepare_database(self.plan, self.driver)
+        await prepare_database(self.plan, self.driver, shown=str(parse_database_url(database)))
         self.controller = Controller(plan=self.plan, driver=self.driver, clock=self.clock, model=self.model)
         stack.push_async_callback(self.controller.close)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ensue import Count, Entity, Many, Maybe, One, Property
+from ensue import App, Count, Entity, Many, Maybe, One, Property
 from ensue.errors import DeclarationError
 from ensue.migrate.install import prepare_database
 from ensue.store.statement import Statement
@@ -118,3 +120,12 @@ async def test_tables_that_refer_to_each_other(database_url: str) -> None:
         assert (await store.get(A, a.id)).b.id == b.id
         with pytest.raises(Exception, match=r"reference|foreign|does not exist"):
             await store.create(B(a=A.ref(99)))
+
+
+async def test_an_app_says_which_database_it_is(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/notes.db"
+    async with App(entities=[Note], database=url):
+        pass
+    with pytest.raises(DeclarationError, match=rf"The database {re.escape(url)}\S* was made for another version"):
+        async with App(entities=[changed()], database=url):
+            pass

@@ -20,51 +20,56 @@ from ensue.store.statement import Run, Work
 SHOWN_MAX = 10
 
 
-async def prepare_database(plan: Plan, driver: Driver) -> None:
+async def prepare_database(plan: Plan, driver: Driver, *, shown: str = "") -> None:
     """Make sure that the database of `driver` holds the tables of `plan`.
 
     An empty database gets them, in one transaction. One with the same schema costs two reads. Raises `SchemaMismatch` (a
-    `DeclarationError`) for one made for another schema, with every difference in words, or one whose tables are not ensue's.
+    `DeclarationError`) for one made for another schema, with every difference in words, or one whose tables are not ensue's;
+    `shown` is what it calls the database.
     """
     catalogue = await driver.read(read_catalogue(plan.dialect))
     if catalogue.tables:
-        check(plan, catalogue)
+        check(plan, catalogue, shown)
         return
-    await driver.write(_install(plan))
+    await driver.write(_install(plan, shown))
 
 
-def _install(plan: Plan) -> Work[None]:
+def _install(plan: Plan, shown: str) -> Work[None]:
     yield from lock_catalogue(plan.dialect)
     # Another process may have been first; under the lock this reads what it committed.
     catalogue = yield from read_catalogue(plan.dialect)
     if catalogue.tables:
-        check(plan, catalogue)
+        check(plan, catalogue, shown)
         return
     for statement in plan.ddl:
         yield Run(statement)
     yield from store_fingerprint(plan.dialect, plan.fingerprint)
 
 
-def check(plan: Plan, catalogue: Catalogue) -> None:
+def check(plan: Plan, catalogue: Catalogue, shown: str) -> None:
     """Raises `SchemaMismatch` unless the database was made for this plan's schema."""
     if catalogue.fingerprint is None:
-        raise foreign(catalogue)
+        raise foreign(catalogue, shown)
     found = differences(catalogue.fingerprint, plan.fingerprint)
     if found:
         raise mismatch(
-            "The database was made for another version of this schema. If what differs only adds, "
+            f"{_named(shown)} was made for another version of this schema. If what differs only adds, "
             "`ensue migrate module:app --additive` applies it; anything else must be changed by hand or in a new "
             "database. Differences:",
             *(item.text for item in found),
         )
 
 
-def foreign(catalogue: Catalogue) -> Exception:
+def foreign(catalogue: Catalogue, shown: str = "") -> Exception:
     """The error for a database whose tables ensue did not make."""
-    shown = sorted(catalogue.tables - {META_TABLE})
-    names = ", ".join(shown[:SHOWN_MAX]) + (f" and {len(shown) - SHOWN_MAX} more" if len(shown) > SHOWN_MAX else "")
+    tables = sorted(catalogue.tables - {META_TABLE})
+    names = ", ".join(tables[:SHOWN_MAX]) + (f" and {len(tables) - SHOWN_MAX} more" if len(tables) > SHOWN_MAX else "")
     return mismatch(
-        f"The database holds tables that ensue did not make ({names or META_TABLE}), and no fingerprint of a schema. Expected an "
-        "empty database, or one that this app made. Give the app a database (on PostgreSQL, a schema by search_path) "
+        f"{_named(shown)} holds tables that ensue did not make ({names or META_TABLE}), and no fingerprint of a schema. "
+        "Expected an empty database, or one that this app made. Give the app a database (on PostgreSQL, a schema by search_path) "
         "of its own."
     )
+
+
+def _named(shown: str) -> str:
+    return f"The database {shown}" if shown else "The database"
