@@ -176,6 +176,8 @@ def test_a_loop_that_dies_in_a_transaction_leaves_it_rolled_back(tmp_path: Path)
 KILLED = """
 import asyncio, os, signal, sys
 from tests.store.test_sqlite import CREATE, INSERT, make, work
+# A process that was started in the background ignores interrupts from the start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 async def main():
     driver = make(sys.argv[1])
     await driver.open()

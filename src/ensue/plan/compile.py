@@ -146,6 +146,7 @@ def _record(
             _effect(layout, effect) for effect in layout.model.effects.values() if effect.record == record.name
         ),
         customs=tuple(customs),
+        computes=any(custom.compute is not None for _, custom in customs),
         awaits_initial=any(inspect.iscoroutinefunction(custom.initial) for _, custom in customs),
         source_position=layout.index[record.name].get(SOURCE_COLUMN),
         machines=tuple(item for items in machines.values() for item in items if item.record == record.name),

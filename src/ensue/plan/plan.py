@@ -249,6 +249,7 @@ class RecordPlan:
     referrers: tuple[Referrer, ...] = ()
     effects: tuple[EffectPlan, ...] = ()
     customs: tuple[tuple[int, CustomModel], ...] = ()
+    computes: bool = False  # a Custom has a `compute`
     awaits_initial: bool = False  # a Custom has an async `initial`
     source_position: int | None = None  # of `ensue_source`, for records derived from records
     machines: tuple[MachinePlan, ...] = ()

@@ -151,6 +151,30 @@ def link_name(model: Model, record: str, name: str) -> str:
     return name
 
 
+def read_columns(model: Model) -> frozenset[ColumnKey]:
+    """Every column that some derivation reads. The others are leaves: nothing is late if they are computed late."""
+    found: set[ColumnKey] = set()
+    for record, item in derived_fields(model):
+        match item.computation:
+            case Aggregate(edge=edge, where=where, value=value):
+                found.update(key for node in (where, value) if node is not None for key in reads(model, edge, node))
+            case Formula(value):
+                found.update(reads(model, record, value))
+            case CustomModel(columns=own, edges=edges):
+                found.update(key for node in own for key in reads(model, record, node))
+                found.update(key for use in edges for node in use.columns for key in reads(model, use.edge, node))
+            case _:
+                pass
+    for record in model.records.values():
+        transform = record.transform
+        if transform is not None and not transform.event:
+            nodes = transform.mapping.values() if transform.mapping is not None else ()
+            found.update(key for node in nodes for key in reads(model, transform.source, node))
+            if transform.mapping is None:
+                found.update((transform.source, name) for name in model.records[transform.source].fields)
+    return frozenset(found)
+
+
 def derived_fields(model: Model) -> Iterator[tuple[str, FieldModel]]:
     """Every computed field with its record's name, in declaration order."""
     for record in model.records.values():

@@ -42,6 +42,11 @@ def create_drafts(
     rows = yield from insert_rows(tx, plan, drafts, unless=unless)
     if rows and "create" in plan.triggers:
         yield from run_machines(tx, [Event(plan, None, row) for row in rows])
+    if rows and plan.computes:
+        # The caller sees what a function computed, as it sees what an expression did.
+        yield from propagate(tx)
+        made = tx.frame.net[plan.name]
+        rows = [made[row[0]][1] or row for row in rows]
     return rows
 
 

@@ -138,7 +138,9 @@ class RedisBus:
         self._wanted -= gone
         self._unconfirmed -= gone
         for topic in gone:
-            self._live.pop(topic, None)
+            # Whoever still waits for its confirmation would wait in vain.
+            if (waited := self._live.pop(topic, None)) is not None:
+                waited.set()
         if self._connection is not None:
             await self._send(self._connection, "UNSUBSCRIBE", gone)
 

@@ -15,7 +15,7 @@ from ensue.expression.python import compile_function, source
 from ensue.plan.plan import CustomStep, FormulaStep, HostStep, Step, TransformStep
 from ensue.plan.steps.groups import GroupBuilder, Named
 from ensue.plan.steps.updates import host_updates
-from ensue.plan.strata import EXISTENCE, Heights, Influence, Reach, derived_fields, reach_of
+from ensue.plan.strata import EXISTENCE, Heights, Influence, Reach, derived_fields, reach_of, read_columns
 from ensue.plan.views import Layout, ViewBuilder
 from ensue.schema.model import Aggregate, CustomModel, Formula, RecordModel, TransformModel
 
@@ -75,13 +75,25 @@ LAST = 1_000_000
 
 def _host_drafts(layout: Layout, heights: Heights) -> Iterable[Draft]:
     by_host: dict[tuple[int, str], list[Named]] = defaultdict(list)
+    top = _top_heights(layout, heights)
+    read = read_columns(layout.model)
     for record, field in derived_fields(layout.model):
         if isinstance(field.computation, Aggregate):
             globals_ = layout.model.records[record].kind == "globals"
-            height = LAST if globals_ else heights.of(record, field.name)
-            by_host[height, record].append((field.name, field.computation))
+            # A leaf waits for the highest of its host: the host's rows are then locked once, in order, and written once.
+            own = heights.of(record, field.name) if (record, field.name) in read else top[record]
+            by_host[LAST if globals_ else own, record].append((field.name, field.computation))
     for (stratum, record), named in by_host.items():
         yield _host_draft(layout, stratum, record, named)
+
+
+def _top_heights(layout: Layout, heights: Heights) -> dict[str, int]:
+    """The highest stratum in which each record type is a host."""
+    top: dict[str, int] = {}
+    for record, field in derived_fields(layout.model):
+        if isinstance(field.computation, Aggregate):
+            top[record] = max(top.get(record, 0), heights.of(record, field.name))
+    return top
 
 
 def _host_draft(layout: Layout, stratum: int, record: str, named: Sequence[Named]) -> Draft:
