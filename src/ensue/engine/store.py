@@ -136,15 +136,16 @@ class Store:
 
     async def create_many(self, records: Iterable[E], /) -> list[E]:
         """Create records of any types in one transaction and one propagation; returns them with their ids, in order."""
-        given = [self._instance(record) for record in records]
+        made = list(records)
+        if len({type(record) for record in made}) == 1:
+            plan, _ = self._instance(made[0])
+            snapshot = plan.snapshot
+            with held_for(len(made)):
+                return [snapshot(row) for row in await self._create(plan, [record_values(record) for record in made])]
+        given = [self._instance(record) for record in made]
         by_plan: dict[str, tuple[RecordPlan, list[Mapping[str, Any]]]] = {}
         for plan, values in given:
             by_plan.setdefault(plan.name, (plan, []))[1].append(values)
-        if len(by_plan) == 1:
-            ((plan, values),) = by_plan.values()
-            snapshot = plan.snapshot
-            with held_for(len(values)):
-                return [snapshot(row) for row in await self._create(plan, values)]
         created: dict[str, list[Row]] = {}
         async with self.transaction():
             for name, (plan, values) in by_plan.items():

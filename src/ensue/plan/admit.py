@@ -5,6 +5,7 @@ fails, so a correct record costs little. Wrong values are reported all at once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from ensue.errors import InvalidValue
@@ -22,6 +23,7 @@ _FAST_TESTS = {
     "int": f"type(v) is int and {INT_MIN} <= v <= {INT_MAX}",
     "bool": "type(v) is bool",
     "bytes": "type(v) is bytes",
+    "datetime": "type(v) is datetime and v.tzinfo is UTC",
 }
 
 Admit = Callable[[Mapping[str, Any], Any], list[Any]]
@@ -52,19 +54,28 @@ def _owned(record: RecordModel) -> frozenset[str]:
     )
 
 
-def compile_admit(record: RecordModel, plans: Sequence[ColumnPlan], checks: Mapping[str, Normalise]) -> Admit:
+def compile_admit(
+    record: RecordModel, plans: Sequence[ColumnPlan], checks: Mapping[str, Normalise], classes: Mapping[str, type[Any]]
+) -> Admit:
     """The function from given values (and the transaction's instant) to a row as a list, id None unless given."""
     index = {column.name: position for position, column in enumerate(plans)}
-    writer = _AdmitWriter(record, checks)
+    writer = _AdmitWriter(record, checks, classes)
     body = writer.lines(plans)
     reject = _rejecter(record, checks, index)
-    constants: dict[str, Any] = {**writer.constants, "MISSING": MISSING, "reject": reject}
+    constants: dict[str, Any] = {
+        **writer.constants,
+        "MISSING": MISSING,
+        "reject": reject,
+        "datetime": datetime,
+        "UTC": UTC,
+    }
     return compile_function("admit", ("values", "now"), body, constants)
 
 
 class _AdmitWriter:
-    def __init__(self, record: RecordModel, checks: Mapping[str, Normalise]) -> None:
+    def __init__(self, record: RecordModel, checks: Mapping[str, Normalise], classes: Mapping[str, type[Any]]) -> None:
         self._record = record
+        self._classes = classes
         self._checks = checks
         self.constants: dict[str, Any] = {}
 
@@ -134,7 +145,13 @@ class _AdmitWriter:
         yield f"    {name} = {self._default(column)}"
         yield "else:"
         yield "    used += 1"
-        fast = "type(v) is int" if column.role == "link" else _FAST_TESTS.get(column.type.kind)
+        if column.role == "link":
+            # A saved record of the very class, or an id: what it nearly always is.
+            assert column.target is not None
+            yield f"    i = v._values.get('id') if type(v) is {self.constant(self._classes[column.target])} else None"
+            yield f"    {name} = v if type(v) is int else i if i is not None else {check}(v)"
+            return
+        fast = _FAST_TESTS.get(column.type.kind)
         yield f"    {name} = {check}(v)" if fast is None else f"    {name} = v if {fast} else {check}(v)"
 
     def _default(self, column: ColumnPlan) -> str:

@@ -133,7 +133,7 @@ def _record(
         table=table,
         columns=columns,
         index=layout.index[record.name],
-        admit=compile_admit(record, columns, checks),
+        admit=compile_admit(record, columns, checks, {name: item.cls for name, item in layout.model.records.items()}),
         normalise=checks,
         local=local,
         local_inputs=local_inputs,

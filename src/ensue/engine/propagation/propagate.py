@@ -5,7 +5,7 @@ side, sum per host, drop what is zero. All derived columns of one host type in o
 `propagate`, nothing is pending and every derived column equals its definition over the rows as they are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ensue.engine.propagation.changes import Changes, Images, merge, note
@@ -119,14 +119,16 @@ def gather(tx: Transaction, group: Group, work: Changes) -> Work[Accumulators]:
     edges = yield from affected(tx, group.view, work)
     if not edges:
         return {}
-    resolve = None
     if group.view.crossings:
         resolve = yield from load_crossings(tx, group.view, work, edges.values())
+        before_of, after_of = _contributions(tx, group, work, resolve)
+    else:
+        before_of = after_of = group.contribute
     accumulators: Accumulators = {}
-    contribute, plus, minus, change, fresh = group.contribute, group.plus, group.minus, group.change, group.fresh
+    plus, minus, change, fresh = group.plus, group.minus, group.change, group.fresh
     for old, new in edges.values():
-        before = None if old is None else contribute(old, *resolve(old, OLD)) if resolve else contribute(old)
-        after = None if new is None else contribute(new, *resolve(new, NEW)) if resolve else contribute(new)
+        before = None if old is None else before_of(old)
+        after = None if new is None else after_of(new)
         if before is not None and after is not None and before[0] == after[0]:
             if before != after and after[0] is not None:
                 change(_accumulator(accumulators, after[0], fresh), before, after)
@@ -136,6 +138,24 @@ def gather(tx: Transaction, group: Group, work: Changes) -> Work[Accumulators]:
         if after is not None and after[0] is not None:
             plus(_accumulator(accumulators, after[0], fresh), after)
     return accumulators
+
+
+Contribute = Callable[[Row], tuple[Any, ...]]
+
+
+def _contributions(tx: Transaction, group: Group, work: Changes, resolve: Resolve) -> tuple[Contribute, Contribute]:
+    """What an edge row contributes on the old and on the new side."""
+    contribute = group.contribute
+    (first, *more) = group.view.crossings
+    if not more and first.parent < 0 and first.record not in work:
+        # One row beside the edge, which did not change: both sides are a look-up away.
+        look_up, fk = tx.rows[first.record].get, first.fk
+
+        def both(row: Row) -> tuple[Any, ...]:
+            return contribute(row, look_up(row[fk]))
+
+        return both, both
+    return lambda row: contribute(row, *resolve(row, OLD)), lambda row: contribute(row, *resolve(row, NEW))
 
 
 def _accumulator(accumulators: Accumulators, host: int, fresh: Any) -> list[Any]:
