@@ -39,7 +39,7 @@ async def test_a_post_moves_with_the_comment_that_was_being_inserted(board: Boar
 
 async def test_a_post_moves_before_a_new_comment_has_come_to_it(board: Board) -> None:
     """The insert has begun, its hosts are not looked for yet: they must be found as they are after the wait."""
-    insert = board.start("insert", lambda: board.comment(score=7), after("user.read_one"))
+    insert = board.start("insert", lambda: board.comment(score=7), after("post.read_one"))
     await insert.stopped()
     move = board.start("move", lambda: board.store.update(Post, board.first.id, author=board.bob))
     await board.stage.waits(move)
