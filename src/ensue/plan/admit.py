@@ -217,8 +217,8 @@ def _refusal(record: RecordModel, name: str, checks: Mapping[str, Normalise]) ->
 
 def compile_local(
     heights: Heights, record: RecordModel, plans: Sequence[ColumnPlan]
-) -> tuple[Callable[[list[Any]], None] | None, frozenset[int]]:
-    """A function that recomputes, in a row given as a list, the formulas over its own stored columns; and the columns they read."""
+) -> Callable[[list[Any]], None] | None:
+    """A function that recomputes, in a row given as a list, the formulas over its own stored columns."""
     index = {column.name: position for position, column in enumerate(plans)}
     local = [
         (field.name, field.computation.value)
@@ -226,7 +226,7 @@ def compile_local(
         if isinstance(field.computation, Formula) and heights.is_local(record.name, field.computation.value)
     ]
     if not local:
-        return None, frozenset()
+        return None
     constants: dict[str, Any] = {}
     ordered = _by_dependency(local)
 
@@ -234,8 +234,7 @@ def compile_local(
         return f"row[{index[node.field]}]"
 
     lines = [f"row[{index[name]}] = {source(value, column, constants)}" for name, value in ordered]
-    inputs = frozenset(index[node.field] for _, value in ordered for node in columns(value))
-    return compile_function("local", ("row",), lines, constants), inputs
+    return compile_function("local", ("row",), lines, constants)
 
 
 def _by_dependency(local: list[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -121,7 +121,7 @@ def _record(
     columns = layout.columns[record.name]
     table = layout.table(record.name)
     checks = normalisers(layout.model, record)
-    local, local_inputs = compile_local(heights, record, columns)
+    local = compile_local(heights, record, columns)
     customs = [
         (layout.position(record.name, field.name), field.computation)
         for field in record.fields.values()
@@ -136,7 +136,6 @@ def _record(
         admit=compile_admit(record, columns, checks, {name: item.cls for name, item in layout.model.records.items()}),
         normalise=checks,
         local=local,
-        local_inputs=local_inputs,
         encode=row_encoder(columns, layout.dialect),
         decode=row_function([column.decode for column in columns]),
         statements=record_statements(record.name, table, columns, layout.dialect),

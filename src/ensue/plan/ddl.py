@@ -16,6 +16,12 @@ from ensue.schema.model import Aggregate, Computation, CustomModel, Formula, Mac
 from ensue.store.statement import Statement
 
 ID_BLOCK = 64
+"""How many ids a process takes at once; a sequence steps by as many."""
+
+
+def sequence_name(table: str) -> str:
+    """The PostgreSQL sequence that gives out blocks of ids for a table."""
+    return f"ensue_id_{table}"
 
 
 def ddl_statements(layout: Layout) -> Iterator[Statement]:
@@ -71,7 +77,7 @@ def sequence_ddl(layout: Layout) -> Iterator[Statement]:
         return
     text = Text(layout.dialect)
     for record in layout.model.records.values():
-        name = text.quote(f"ensue_id_{record.table}")
+        name = text.quote(sequence_name(record.table))
         yield Statement(
             f"{record.table}.create_sequence", f"CREATE SEQUENCE IF NOT EXISTS {name} INCREMENT BY {ID_BLOCK}"
         )

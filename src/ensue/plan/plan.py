@@ -239,7 +239,6 @@ class RecordPlan:
     admit: Callable[[Mapping[str, Any], Any], list[Any]]
     normalise: Mapping[str, Callable[[Any], Any]]
     local: Callable[[list[Any]], None] | None
-    local_inputs: frozenset[int]
     encode: Callable[[Sequence[Any]], Row] | None
     decode: Callable[[Sequence[Any]], Row] | None
     statements: RecordStatements

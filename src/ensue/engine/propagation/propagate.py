@@ -11,9 +11,9 @@ from typing import Any
 from ensue.engine.propagation.changes import Changes, Images, merge, note
 from ensue.engine.propagation.customs import run_custom
 from ensue.engine.propagation.transforms import run_transform
-from ensue.engine.propagation.view import NEW, OLD, Resolve, evaluate_rows, load_crossings
+from ensue.engine.propagation.view import NEW, OLD, Resolve, evaluate_rows, id_list, load_crossings
 from ensue.engine.transaction import Transaction
-from ensue.engine.writing.apply import held_rows, id_list, write_columns
+from ensue.engine.writing.apply import held_rows, write_columns
 from ensue.plan.plan import CustomStep, FormulaStep, Group, HostStep, Row, Step, TransformStep, View
 from ensue.plan.rules.rule import SlotKind
 from ensue.plan.steps.groups import REPLACE
@@ -21,9 +21,6 @@ from ensue.store.statement import Run, Work
 
 Edges = dict[int, Images]
 Accumulators = dict[int, list[Any]]
-
-GLOBALS_ID = 1
-"""The id of the one row of a Globals class."""
 
 
 def propagate(tx: Transaction) -> Work[None]:

@@ -10,9 +10,9 @@ from typing import Any, cast
 from ensue.engine.callbacks import invoke
 from ensue.engine.propagation.changes import Changes, Images
 from ensue.engine.propagation.customs import fill_initial
-from ensue.engine.propagation.view import NEW, load_crossings
+from ensue.engine.propagation.view import NEW, id_list, load_crossings
 from ensue.engine.transaction import Transaction
-from ensue.engine.writing.apply import id_list, insert_rows, invalid, write_pairs
+from ensue.engine.writing.apply import insert_rows, invalid, write_pairs
 from ensue.engine.writing.deletes import delete_rows
 from ensue.errors import Rejected
 from ensue.plan.plan import RecordPlan, Row, TransformStep

@@ -48,13 +48,17 @@ def _wanted(tx: Transaction, crossing: Crossing, work: Changes, parents: Iterabl
     return {id_ for id_ in ids if id_ is not None and id_ not in changed and id_ not in known}
 
 
+def id_list(tx: Transaction, ids: Iterable[int]) -> Any:
+    """Ids as the one parameter that a `…_many` statement takes."""
+    return list(ids) if tx.plan.dialect == "postgresql" else f"[{','.join(map(str, ids))}]"
+
+
 def remember_rows(tx: Transaction, plan: RecordPlan, ids: list[int], mode: LockMode) -> Work[None]:
     """Read rows under a lock and remember them; those locked exclusively need no second look before they are updated."""
     if len(ids) == 1:
         found: list[Any] = yield Run(plan.statements.select[mode], (ids[0],))
     else:
-        given = ids if tx.plan.dialect == "postgresql" else f"[{','.join(map(str, ids))}]"
-        found = yield Run(plan.statements.select_many[mode], (given,))
+        found = yield Run(plan.statements.select_many[mode], (id_list(tx, ids),))
     known = tx.rows.setdefault(plan.name, {})
     exclusive = mode == "update" or tx.plan.dialect == "sqlite"
     locked = tx.exclusive.setdefault(plan.name, set()) if exclusive else None

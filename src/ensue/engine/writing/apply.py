@@ -4,12 +4,12 @@ Decides which statements a write takes and in which order rows are locked; leave
 `machines`. Invariant: an old image is read under the row's lock, and every write that goes to the database is noted, once.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ensue.engine.propagation.changes import note, note_created
 from ensue.engine.propagation.locking import lock_in_order
-from ensue.engine.propagation.view import NEW, load_crossings
+from ensue.engine.propagation.view import NEW, id_list, load_crossings
 from ensue.engine.transaction import Transaction
 from ensue.errors import Conflict, ConstraintViolated, InvalidValue, NotFound, Rejected
 from ensue.plan.plan import LockMode, RecordPlan, Row, View
@@ -155,11 +155,6 @@ def held_rows(tx: Transaction, plan: RecordPlan, ids: Sequence[int]) -> Work[lis
         return held
     missing = [id_ for id_ in ids if id_ not in exclusive or id_ not in known]
     return [*held, *(yield from lock_rows(tx, plan, missing))]
-
-
-def id_list(tx: Transaction, ids: Iterable[int]) -> Any:
-    """Ids as the one parameter that a `…_many` statement takes."""
-    return list(ids) if tx.plan.dialect == "postgresql" else f"[{','.join(map(str, ids))}]"
 
 
 def assign_rows(tx: Transaction, plan: RecordPlan, rows: list[Row], assign: Assign) -> Work[list[tuple[Row, Row]]]:

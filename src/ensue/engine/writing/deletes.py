@@ -11,9 +11,10 @@ from typing import Any
 
 from ensue.engine.propagation.changes import note
 from ensue.engine.propagation.locking import lock_in_order
+from ensue.engine.propagation.view import id_list
 from ensue.engine.read.reads import select_fields
 from ensue.engine.transaction import Transaction
-from ensue.engine.writing.apply import id_list, lock_rows, write_columns, write_pairs
+from ensue.engine.writing.apply import lock_rows, write_columns, write_pairs
 from ensue.errors import Rejected
 from ensue.plan.plan import RecordPlan, Referrer, Row
 from ensue.store.statement import Run, Work

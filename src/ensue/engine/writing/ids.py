@@ -6,16 +6,9 @@ be forgotten here too. PostgreSQL: a sequence that steps by the block's size. Id
 
 from collections.abc import Sequence
 
+from ensue.plan.ddl import ID_BLOCK, sequence_name
 from ensue.store.driver import Dialect
 from ensue.store.statement import Run, Statement, Work
-
-BLOCK = 64
-
-
-def sequence_name(family: str) -> str:
-    """The PostgreSQL sequence that gives out blocks of a family of record types."""
-    return f"ensue_id_{family}"
-
 
 _SQLITE_TAKE = Statement(
     "ensue_id_block.take",
@@ -65,12 +58,12 @@ class IdBlocks:
 
     def _fetch(self, family: str, wanted: int) -> Work[list[range]]:
         if self._dialect == "sqlite":
-            size = max(BLOCK, wanted)
+            size = max(ID_BLOCK, wanted)
             ((after,),) = yield Run(_SQLITE_TAKE, (family, size))
             return [range(after - size, after)]
-        blocks = -(-wanted // BLOCK)
+        blocks = -(-wanted // ID_BLOCK)
         starts: list[tuple[int]] = yield Run(_POSTGRES_TAKE, (f'"{sequence_name(family)}"', blocks))
-        return [range(start, start + BLOCK) for (start,) in reversed(starts)]
+        return [range(start, start + ID_BLOCK) for (start,) in reversed(starts)]
 
     def reserve(self, family: str, highest: int) -> Work[None]:
         """An id up to `highest` was given by hand: later blocks start above it, and our own is dropped if it overlaps."""
