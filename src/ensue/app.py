@@ -15,10 +15,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 
 from ensue.clock import Clock, SystemClock
-from ensue.errors import Unavailable, UsageError
+from ensue.errors import DeclarationError, Unavailable, UsageError
 from ensue.integrations.aggregate import flatten
 from ensue.integrations.api import API
 from ensue.integrations.contract import Health, Integration, Surroundings
@@ -105,11 +105,11 @@ class App:
         database: str = DATABASE,
     ) -> None:
         self.user = user
-        self.entities = tuple(entities)
-        self.interactions = tuple(interactions)
-        self.activities = tuple(activities)
-        self.globals = tuple(globals)
-        self.integrations: Mapping[str, Integration] = MappingProxyType(dict(integrations or {}))
+        self.entities: tuple[type[Entity], ...] = _several("entities", entities)
+        self.interactions: tuple[type[Interaction], ...] = _several("interactions", interactions)
+        self.activities = _several("activities", activities)
+        self.globals: tuple[type[Globals], ...] = _several("globals", globals)
+        self.integrations: Mapping[str, Integration] = MappingProxyType(_by_namespace(integrations))
         self.database = database
         # Here and not at the start: the mistake is in this call.
         self._shown_database = str(parse_database_url(database))
@@ -194,6 +194,25 @@ class App:
                 f"app.{what} belongs to a running app, and this one is not running. Write `async with app:` around it."
             )
         return run
+
+
+def _several(argument: str, given: Any) -> tuple[Any, ...]:
+    # Typed for callers; here whatever was written instead is told.
+    if isinstance(given, type | str) or not isinstance(given, Iterable):
+        shown: str = given.__name__ if isinstance(given, type) else repr(given)
+        raise DeclarationError(f"App({argument}={shown}): expected several. Write App({argument}=[{shown}]).")
+    return tuple(cast("Iterable[Any]", given))
+
+
+def _by_namespace(given: Any) -> dict[str, Integration]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise DeclarationError(
+            f"App(integrations={given!r}): expected a mapping of namespaces to integrations, such as "
+            '{"channels": RedisChannels()}.'
+        )
+    return dict(cast("Mapping[str, Integration]", given))
 
 
 class _Slot:

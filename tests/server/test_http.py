@@ -183,7 +183,7 @@ class TestRefusals:
         response = await shop.http.post("/api/interactions/ListPosts", json={}, headers={"authorization": "Bearer old"})
         assert error_of(response, 401, "not_authenticated")["message"] == "The token has expired."
         assert response.headers["www-authenticate"] == "Bearer"
-        error_of(await shop.call("/api/integrations/desk/query_status", {"task_id": 1}), 401, "unauthenticated")
+        error_of(await shop.call("/api/integrations/desk/query_status", {"task_id": 1}), 401, "not_authenticated")
 
     @pytest.mark.parametrize(("retryable", "after"), [(True, "1"), (False, None)])
     async def test_what_can_not_be_done_now(

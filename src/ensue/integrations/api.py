@@ -110,10 +110,10 @@ class API:
     async def call(self, ctx: Context, payload: Mapping[str, Any], /) -> Any:
         """Check the user and `payload` (as decoded from JSON), then call the function.
 
-        Raises `Rejected("unauthenticated")` without a user, and `InvalidValue` whose `fields` names each wrong field.
+        Raises `Rejected("not_authenticated")` without a user, and `InvalidValue` whose `fields` names each wrong field.
         """
         if ctx.user is None and not self.allow_anonymous:
-            raise Rejected("unauthenticated", f"{self.name} is for known users only: sign in first.")
+            raise Rejected("not_authenticated", f"{self.name} is for known users only: sign in first.")
         return await self.function(ctx, **self.check(payload))
 
     def check(self, payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ async def test_nothing_is_coerced_that_json_tells_apart(task_id: object) -> None
 async def test_anonymous_callers_are_refused_unless_allowed() -> None:
     with pytest.raises(Rejected) as caught:
         await calls()["query_status"].call(Context(), {"task_id": 7})
-    assert caught.value.reason == "unauthenticated"
+    assert caught.value.reason == "not_authenticated"
     assert await calls()["ping"].call(Context(), {}) == "pong"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from ensue.errors import DeclarationError
 from ensue.schema.freeze import freeze
+from ensue.schema.model import Model
 from ensue.schema.schema import Schema
 
 
@@ -44,11 +45,11 @@ class Cases:
         assert origin.line > 0
 
 
-def freeze_all(given: Any) -> None:
+def freeze_all(given: Any) -> Model:
     """Freeze a class or several of any kind; the last item may be a dict of side effects."""
     classes = list(given) if isinstance(given, tuple) else [given]
     effects = classes.pop() if isinstance(classes[-1], dict) else {}
     schema = Schema()
     for cls in classes:
         schema.include(cls)
-    freeze(schema, side_effects=effects)
+    return freeze(schema, side_effects=effects)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from ensue.errors import DeclarationError
 from ensue.expression.trace import now
 from ensue.schema.computations.aggregate import AnyOf, Average, Count, Max, Sum
 from ensue.schema.computations.computed import Computed
@@ -15,7 +17,7 @@ from ensue.schema.computations.transform import Transform
 from ensue.schema.entity import Entity, Globals
 from ensue.schema.property import Property
 from ensue.schema.relation import Many, One, Through
-from tests.unit.schema.cases import Cases
+from tests.unit.schema.cases import Cases, freeze_all
 
 case = Cases()
 
@@ -34,6 +36,43 @@ def a_cycle() -> Any:
         y = Computed[int](lambda b: b.a.x + 1)
 
     return A, B
+
+
+@case("a Decimal that a function computes needs a number of decimals, which can't be written here")
+def a_decimal_of_a_function() -> Any:
+    class A(Entity):
+        n: Property[int]
+        x = Custom[Decimal](compute=lambda a, _: Decimal(a.n), uses=lambda a: [a.n])
+
+    return A
+
+
+def test_expressions_over_a_collection_that_is_wrong_itself_are_read_all_the_same() -> None:
+    class User(Entity):
+        posts = Many(lambda: Post, inverse="author")
+        count = Count(posts, where=lambda p: p.titel == "x")
+        total = Sum(posts, lambda p: p.title, where=lambda p: p.titel == "x")
+
+    class Post(Entity):
+        title: Property[str]
+        author: One[Nobody]  # type: ignore[name-defined]  # noqa: F821  # the mistake
+
+    with pytest.raises(DeclarationError) as caught:
+        freeze_all((User, Post))
+    found = "\n".join(problem.message for problem in caught.value.problems)
+    assert "Post.author: Nobody is not known here" in found
+    assert "User.count: Post has no 'titel'" in found
+    assert "User.total: Sum takes an int, float or Decimal; the expression gives str" in found
+    assert "User.total: Post has no 'titel'" in found
+    assert len(caught.value.problems) == 4
+
+
+def test_a_computed_decimal_has_the_scale_of_its_expression() -> None:
+    class Item(Entity):
+        price: Property[Decimal] = Property(scale=2)
+        shown = Computed[Decimal](lambda i: i.price * 2)
+
+    assert freeze_all(Item).records["Item"].fields["shown"].type.scale == 2
 
 
 @case("These computations depend on each other: A.x -> A.y -> A.x")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ensue.app import App
 from ensue.errors import DeclarationError
 from ensue.expression.trace import now
 from ensue.schema.computations.computed import Computed
@@ -516,3 +517,16 @@ def test_an_abstract_entity_derives_from_nothing() -> None:
 
         class Base(Entity, abstract=True, derived=Transform(Rename, lambda e: {"name": e.name})):
             name: Property[str]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"entities": Known}, "App(entities=Known): expected several. Write App(entities=[Known])."),
+        ({"interactions": 7}, "App(interactions=7): expected several. Write App(interactions=[7])."),
+        ({"integrations": ["x"]}, "App(integrations=['x']): expected a mapping of namespaces to integrations"),
+    ],
+)
+def test_an_app_given_one_where_several_are_due(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=re.escape(message)):
+        App(**given)

@@ -53,16 +53,30 @@ class AggregateComputation(Computation[T]):
         return () if isinstance(self.over, Many) else (self.over,)
 
     def build(self, scope: Scope) -> Built:
-        edges = scope.over(self.over)
-        value = (
-            None if self.of is None else scope.expression(self.of, edges.member, f"the value of {type(self).__name__}")
-        )
-        where = (
-            None if self.where is None else _predicate(scope.expression(self.where, edges.member, "where="), "where=")
-        )
+        problems: list[DeclarationError] = []
+        edges = _attempt(problems, lambda: scope.over(self.over))
+        # Without edges the expressions are traced all the same: one run should tell everything that is wrong.
+        member = scope.member_of(self.over) if edges is None else edges.member
+        value = where = None
+        if self.of is not None and member is not None:
+            value = _attempt(problems, lambda: self._value(scope, member))
+        if self.where is not None and member is not None:
+            where = _attempt(problems, lambda: self._where(scope, member))
+        if edges is None or problems:
+            raise DeclarationError([problem for error in problems for problem in error.problems])
         type_, optional = self.result(value)
         type_, optional = agree(scope.declared, type_, optional=optional)
         return Built(_over_edges(self.kind, edges, where, value), type_, optional)
+
+    def _value(self, scope: Scope, member: str) -> Node:
+        assert self.of is not None
+        node = scope.expression(self.of, member, f"the value of {type(self).__name__}")
+        self.result(node)
+        return node
+
+    def _where(self, scope: Scope, member: str) -> Node:
+        assert self.where is not None
+        return _predicate(scope.expression(self.where, member, "where="), "where=")
 
     def result(self, value: Node | None) -> tuple[ValueType, bool]:
         """The type of the aggregate of `value`. Raises DeclarationError if such values can't be aggregated so."""
@@ -177,6 +191,15 @@ class EveryOf(Quantifier):
     """Whether all satisfy a condition; true over nothing, and a null counts as false."""
 
     kind = "every"
+
+
+def _attempt(problems: list[DeclarationError], make: Callable[[], V]) -> V | None:
+    """What `make` gives; None if it raised, and then its error is among `problems`."""
+    try:
+        return make()
+    except DeclarationError as error:
+        problems.append(error)
+        return None
 
 
 def _over_edges(kind: AggregateKind, edges: Edges, where: Node | None, value: Node | None) -> Aggregate:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Never, Protocol, TypeVar, cast, overload
 
 from ensue.errors import DeclarationError
@@ -20,7 +21,7 @@ from ensue.schema.member import Member
 from ensue.schema.model import NO_DEFAULT
 from ensue.schema.model import Computation as ComputationModel
 from ensue.schema.record import Record
-from ensue.schema.written.value import value_type
+from ensue.schema.written.value import value_type, without_none
 
 T = TypeVar("T")
 
@@ -90,6 +91,10 @@ class Scope(Protocol):
         """The edges of a collection, or in a Globals class of an entity."""
         ...
 
+    def member_of(self, source: Any) -> str | None:
+        """The record type at the end of what `over` refused; None if that is not known either."""
+        ...
+
     def record(self, reference: Any) -> str:
         """The name of the record type that a class, a name, a lambda or `Post.tags.relation` stands for."""
         ...
@@ -140,7 +145,25 @@ class Computation(Member, Expr[T]):
         arguments = typing.get_args(alias)
         if not arguments or arguments[0] is Any:
             return None
-        return Declared(*value_type(arguments[0]))
+        return declared_type(arguments[0])
+
+
+def declared_type(annotation: Any) -> Declared:
+    """What an annotation says of a derived value. The scale of a Decimal is left open: its expression says it."""
+    inner, optional = without_none(annotation)
+    if inner is Decimal:
+        return Declared(ValueType("decimal", Decimal), optional)
+    return Declared(value_type(inner)[0], optional)
+
+
+def require_scale(declared: Declared) -> None:
+    """Refuse a Decimal whose number of decimals nothing says, as the value of a Python function."""
+    if declared.type.kind == "decimal" and declared.type.scale is None:
+        raise DeclarationError(
+            "a Decimal that a function computes needs a number of decimals, which can't be written here. Declare "
+            "`Property[Decimal] = Property(scale=2)` and give it this computation in an integration's configure(): "
+            '`schema.property(Order, "price").computation = …`.'
+        )
 
 
 def agree(declared: Declared | None, type_: ValueType, *, optional: bool) -> tuple[ValueType, bool]:
@@ -158,6 +181,8 @@ def agree(declared: Declared | None, type_: ValueType, *, optional: bool) -> tup
             "the expression can be None, but the declared type can't. Add `| None` to the type, or `.or_else(…)` to "
             "the expression."
         )
+    if declared.type.kind == "decimal" and declared.type.scale is None:
+        return type_, declared.optional
     if declared.type.kind in ("enum", "literal") and type_ != declared.type:
         raise DeclarationError(
             f"the expression gives any {type_}, but {declared.type} allows some only. Declare it as {type_.base}."

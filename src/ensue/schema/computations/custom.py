@@ -14,10 +14,9 @@ from ensue.errors import DeclarationError
 from ensue.expression.nodes import Column, columns
 from ensue.expression.records import CollectionType, LinkType
 from ensue.expression.trace import Expr, Path, Root, Shape
-from ensue.schema.computations.contract import Built, Computation, Declared, Scope
+from ensue.schema.computations.contract import Built, Computation, Declared, Scope, declared_type, require_scale
 from ensue.schema.computations.rebase import rebase
 from ensue.schema.model import CustomModel, EdgeUse
-from ensue.schema.written.value import value_type
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultTypeVar
@@ -72,6 +71,7 @@ class Custom(Computation[T]):
         declared = scope.declared or self._returned()
         if declared is None:
             raise DeclarationError("Custom has no type. Write Custom[str](…), or annotate what its function returns.")
+        require_scale(declared)
         fields = self._uses(scope)
         watched = _Watched(scope)
         for item in fields:
@@ -94,7 +94,7 @@ class Custom(Computation[T]):
         for function in (self.initial, self.compute, self.incremental):
             annotation = None if function is None else _return_annotation(function)
             if annotation is not None:
-                return Declared(*value_type(annotation))
+                return declared_type(annotation)
         return None
 
 

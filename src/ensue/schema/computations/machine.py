@@ -14,7 +14,7 @@ from ensue.errors import DeclarationError, Problem
 from ensue.expression.nodes import Node
 from ensue.expression.trace import Expr, Operation, Path, Root, operand
 from ensue.expression.types import ValueType
-from ensue.schema.computations.contract import Built, Computation, Declared, Scope
+from ensue.schema.computations.contract import Built, Computation, Declared, Scope, require_scale
 from ensue.schema.entity import Entity
 from ensue.schema.event import MutationEvent
 from ensue.schema.interaction import Interaction
@@ -274,6 +274,7 @@ def _value(
     """The type of the property, whether it may be None, and its value at the start."""
     if declared is None:
         return STR, False, initial
+    require_scale(declared)
     type_ = declared.type
     if not by_function:
         wrong = [name for name in states if type_.base != "str" or (type_.values and name not in type_.values)]

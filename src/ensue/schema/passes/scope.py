@@ -15,7 +15,7 @@ from ensue.expression.types import ValueType
 from ensue.schema.computations.contract import Declared, Edges
 from ensue.schema.passes.build import Build
 from ensue.schema.passes.collections import collection_of
-from ensue.schema.relation import Collection
+from ensue.schema.relation import Collection, Inverse, Many
 from ensue.schema.schema import Draft
 
 MAX_STEPS = 2
@@ -73,6 +73,12 @@ class FieldScope:
         if self.kind(record) == "globals":
             raise DeclarationError(f"it is over {record}, which is a Globals class; expected an entity.")
         return Edges(record, (), (), (), partial=False, member=record)
+
+    def member_of(self, source: Any) -> str | None:
+        try:
+            return self.record(source.target if isinstance(source, Inverse | Many) else source)
+        except DeclarationError:
+            return None
 
     def expression(self, function: Callable[..., Any], record: str, what: str, *, steps: int = MAX_STEPS) -> Node:
         node = expression(self._build, function, record, what)
