@@ -19,7 +19,7 @@ from ensue.schema.entity import Entity
 from ensue.schema.event import MutationEvent
 from ensue.schema.interaction import Context as Context
 from ensue.schema.model import Change
-from ensue.schema.record import Record, record_values
+from ensue.schema.record import Record, record_values, refuse_private
 from ensue.schema.relation import Link
 from ensue.schema.written.origin import here
 
@@ -70,6 +70,7 @@ def plain(value: object) -> Any:
     """A record as a mapping of its loaded values, references as `{"id": …}`; for JSON encoders."""
     if not isinstance(value, Record):
         raise NotImplementedError(f"{type(value).__name__} can't be written as JSON")
+    refuse_private(value)
     members = type(value).__ensue_members__
     return {
         name: {"id": item} if isinstance(item, int) and isinstance(members.get(name), Link) else item

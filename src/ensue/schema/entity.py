@@ -58,7 +58,9 @@ class Entity(Declared):
     'x'
 
     The constructor keeps what it is given; `await store.create(...)` applies defaults and checks types. Class
-    arguments: `abstract=True` for one that only lends its members, `unique=[("a", "b")]`, `derived=Transform(...)`.
+    arguments: `abstract=True` for one that only lends its members, `unique=[("a", "b")]`, `derived=Transform(...)`,
+    `private=True` for records that hold secrets: they are never written as JSON, so no client and no effect gets them,
+    and their repr tells the id only.
     """
 
     if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class Entity(Declared):
         unique: Sequence[tuple[str, ...]] = (),
         identity: tuple[str, ...] | None = None,
         retention: Keep | None = None,
+        private: bool = False,
     ) -> None:
         super().__init_subclass__()
         for name, given in (("where", where), ("identity", identity), ("retention", retention)):
@@ -92,6 +95,7 @@ class Entity(Declared):
                 raise PlannedError(f"class {cls.__name__}(…, {name}=…) is planned. Leave it out until then.")
         cls.__ensue_abstract__ = abstract
         cls.__ensue_derived__ = derived
+        cls.__ensue_private__ = private or cls.__ensue_private__
         if abstract and derived is not None:
             raise DeclarationError(
                 f"class {cls.__name__}(…, abstract=True, derived=…): an abstract entity has no records to derive. Give "

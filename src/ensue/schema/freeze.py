@@ -95,6 +95,8 @@ def _interactions(build: Build) -> dict[str, InteractionModel]:
         if draft.cls.__ensue_reads__ is not None:
             try:
                 reads = build.record(draft.cls.__ensue_reads__)
+                if build.drafts[reads].cls.__ensue_private__:
+                    raise DeclarationError(f"{reads} is declared private=True; no interaction can give its records.")
             except DeclarationError as error:
                 build.report(error, f"{draft.name}: reads=", draft.origin)
         found[draft.name] = InteractionModel(draft.name, draft.cls, reads, draft.origin, payload=_payload(build, draft))

@@ -27,6 +27,8 @@ class Record:
     __ensue_accepted__: ClassVar[frozenset[str]] = frozenset({"id"})
     __ensue_given__: ClassVar[frozenset[str]] = frozenset()
     """Names that the dispatch gives a value, not the caller."""
+    __ensue_private__: ClassVar[bool] = False
+    """Whether it holds secrets: it is shown by its id only, and never written as JSON."""
     _model: ClassVar[Model | None] = None  # an instance may have its own
 
     if TYPE_CHECKING:
@@ -73,6 +75,8 @@ class Record:
         return object.__hash__(self) if identity is None else hash((type(self), identity))
 
     def __repr__(self) -> str:
+        if self.__ensue_private__:
+            return f"{type(self).__name__}(id={self._values.get('id')}, …)"
         return f"{type(self).__name__}({', '.join(f'{name}={_shown(value)}' for name, value in self._values.items())})"
 
 
@@ -83,6 +87,15 @@ def make_record(cls: type[S], values: dict[str, Any], model: Model | None) -> S:
     state["_values"] = values
     state["_model"] = model
     return record
+
+
+def refuse_private(record: Record) -> None:
+    """Raises UsageError for a record that must not leave the app's own code, whoever is about to write it out."""
+    if record.__ensue_private__:
+        raise UsageError(
+            f"{type(record).__name__} is declared private=True: its records are never written as JSON, for clients or "
+            "for effects. Give what of it may be known, as a type of your own."
+        )
 
 
 def record_values(record: Record) -> dict[str, Any]:

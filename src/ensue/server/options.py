@@ -80,4 +80,7 @@ class ServerOptions:
         for name in names - model.records.keys():
             hint = suggestion(name, model.records)
             raise DeclarationError(f"asgi(subscribable=...) names {name}, which is no record type of this app.{hint}")
+        for name in sorted(names):
+            if model.records[name].cls.__ensue_private__:
+                raise DeclarationError(f"asgi(subscribable=...) names {name}, which is declared private=True.")
         return frozenset(names)

@@ -21,7 +21,7 @@ import msgspec
 from ensue.errors import InternalError
 from ensue.expression.types import ValueType
 from ensue.schema.model import Model, RecordModel
-from ensue.schema.record import Record, make_record, record_model, record_values
+from ensue.schema.record import Record, make_record, record_model, record_values, refuse_private
 
 
 def json_value(value: Any) -> Any:
@@ -66,6 +66,7 @@ def _other(value: Any) -> Any:
 
 def to_json(record: Record) -> dict[str, Any]:
     """What a record holds, as a JSON object: `{"id": 1, "title": "x", "author": {"id": 7}}`."""
+    refuse_private(record)
     values = record_values(record)
     model = record_model(record)
     known = model.records.get(type(record).__name__) if model is not None else None

@@ -31,6 +31,11 @@ def build_effects(build: Build, side_effects: Mapping[str, SideEffect]) -> dict[
 def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
     record = build.record(effect.record)
     options = effect.options
+    if build.drafts[record].cls.__ensue_private__:
+        raise DeclarationError(
+            f"{record} is declared private=True, and what an effect is given is stored and written as JSON. Listen to "
+            "a record that names it by id."
+        )
     if build.drafts[record].kind == "globals":
         raise PlannedError(f"side effects of globals ({record}) are planned.")
     if not any(inspect.iscoroutinefunction(item) for item in (effect.content, type(effect.content).__call__)):
@@ -126,4 +131,6 @@ def _target(build: Build, item: Any, steps: tuple[str, ...], record: str) -> str
         if member is None:
             raise DeclarationError(f"fields=[{item!r}]: {at} has no {step!r}.{suggestion(step, build.names(at))}")
         at = None if isinstance(member, FieldType) else member.target
+        if at is not None and build.drafts[at].cls.__ensue_private__:
+            raise DeclarationError(f"fields=[{item!r}]: {at} is declared private=True; its fields can't be selected.")
     return at

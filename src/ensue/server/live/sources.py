@@ -45,6 +45,8 @@ class Gate:
 
     async def check(self, ctx: Context, record: str, key: int) -> None:
         """Raises `Rejected` if `ctx.user` may not see that record."""
+        if self._model.records[record].cls.__ensue_private__:
+            raise Rejected("not_allowed", f"{record} can't be subscribed to: it is private.")
         if self._allow is not None:
             allowed = self._allow(ctx, self._model.records[record].cls, key)
             if not (await allowed if inspect.isawaitable(allowed) else allowed):
