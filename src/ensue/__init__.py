@@ -27,6 +27,7 @@ from ensue.schema.computations.transform import Transform
 from ensue.schema.effect import Effect, Retry, SideEffect, side_effect
 from ensue.schema.entity import Entity, Globals, Keep, Relation
 from ensue.schema.event import DispatchResult, MutationEvent
+from ensue.schema.incoming import AsUser, Incoming, NewRecord
 from ensue.schema.interaction import Activity, Context, Interaction, define_type
 from ensue.schema.property import Property
 from ensue.schema.relation import Inverse, Many, Maybe, One, Ref, Through
@@ -76,6 +77,7 @@ __all__ = [
     "AggregatedIntegration",
     "AnyOf",
     "App",
+    "AsUser",
     "Average",
     "Computed",
     "ConstraintViolated",
@@ -92,6 +94,7 @@ __all__ = [
     "Expr",
     "Globals",
     "Health",
+    "Incoming",
     "Integration",
     "Interaction",
     "InvalidValue",
@@ -103,6 +106,7 @@ __all__ = [
     "Min",
     "Mutation",
     "MutationEvent",
+    "NewRecord",
     "NotFound",
     "NotLoaded",
     "One",

@@ -6,7 +6,7 @@ then is the transaction begun before it, so a guard that reads nothing costs non
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -26,22 +26,28 @@ from ensue.engine.dispatch import (
 )
 from ensue.engine.engine import Engine
 from ensue.engine.events import Event, net_events
+from ensue.engine.receive import Arrival, arrival, plan_arrivals
 from ensue.engine.store import Store
 from ensue.engine.transaction import Prepared, Transaction
 from ensue.engine.violations import in_schema_words
 from ensue.engine.writing.initials import compute_initial
-from ensue.errors import ConstraintViolated, DeclarationError, Rejected, UsageError
+from ensue.errors import ConstraintViolated, DeclarationError, NotFound, Rejected, UsageError
 from ensue.plan.plan import Plan, RecordPlan
 from ensue.schema.event import DispatchResult, MutationEvent
+from ensue.schema.incoming import Incoming
 from ensue.schema.interaction import Context, Interaction
 from ensue.schema.model import InteractionModel, Model
 from ensue.schema.record import record_values
 from ensue.store.driver import Driver, Session
+from ensue.store.inbox_table import CLOSED, StoredMessage, message_state
 from ensue.store.retry import with_retry
 from ensue.store.statement import Run, Work
 
 M = TypeVar("M", bound=Interaction)
-Body = Callable[[Transaction], Work[list[DispatchResult[Any]]]]
+T = TypeVar("T")
+Asked = Sequence[tuple[Interaction, Context]]
+Body = Callable[[Transaction], Work[T]]
+Told = Callable[[Transaction, T], T]
 
 
 class Controller:
@@ -82,10 +88,9 @@ class Controller:
             return await self._read(model, interaction, user, request)
         plan = self.engine.plan.records[model.name]
         values = event_values(plan, interaction, user)
+        asked = [(interaction, Context(user=user, request=request, controller=self))]
         if idempotency_key is None:
-            results = await self._transact(
-                [interaction], user, request, lambda tx: self._store(tx, [(plan, values, interaction)])
-            )
+            results = await self._transact(asked, lambda tx: self._store(tx, [(plan, values, interaction)]))
             return results[0]
         key = key_of(model.name, user, idempotency_key)
         digest = payload_hash(record_values(interaction))
@@ -98,7 +103,7 @@ class Controller:
             yield from fill_key(tx, key, results[0].event.id)
             return results
 
-        return (await self._transact([interaction], user, request, work))[0]
+        return (await self._transact(asked, work))[0]
 
     async def dispatch_many(self, interactions: Iterable[M], /, *, user: object = None) -> list[DispatchResult[M]]:
         """Dispatch several in one transaction and one propagation; all or none. Each result has the changes of the whole."""
@@ -112,7 +117,39 @@ class Controller:
             prepared.append((plan, event_values(plan, interaction, user), interaction))
         if not given:
             return []
-        return await self._transact(given, user, None, lambda tx: self._store(tx, prepared))
+        context = Context(user=user, controller=self)
+        return await self._transact([(item, context) for item in given], lambda tx: self._store(tx, prepared))
+
+    async def receive(
+        self,
+        endpoint: str,
+        sender_id: str,
+        incoming: Incoming,
+        /,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Do what a message from outside means, once: interactions are dispatched, records created, in one transaction.
+
+        `sender_id` is the sender's own name for the message, unique at this `endpoint`. False if it was done before.
+        Raises what a dispatch raises (nothing is kept then), and `UsageError` for what can't come in.
+        """
+        message = StoredMessage(endpoint, sender_id, body, headers or {})
+        try:
+            (taken,) = await self.bring_in([arrival(message, incoming)])
+        except (Rejected, NotFound):
+            # What was allowed the first time may not be the second, because of the first.
+            if await self.engine.read(lambda reader: message_state(self.engine.plan.dialect, message)) in CLOSED:
+                return False
+            raise
+        return taken
+
+    async def bring_in(self, arrivals: Sequence[Arrival], /) -> list[bool]:
+        """Do what messages mean in one transaction, each if its claim succeeds; for each whether it did. All or none."""
+        planned = await plan_arrivals(self.engine, self._interaction, arrivals)
+        asked = [(interaction, Context(user=user, controller=self)) for interaction, user in planned.asked]
+        return await self._in_transaction(asked, planned.work, prepared=planned.prepared)
 
     def _interaction(self, interaction: object) -> InteractionModel:
         model = self._by_class.get(type(interaction))
@@ -132,47 +169,50 @@ class Controller:
 
     # --- The transaction ------------------------------------------------------------------------------------------------
 
-    async def _transact(
-        self, given: Sequence[Any], user: object, request: object, body: Body
-    ) -> list[DispatchResult[Any]]:
-        context = Context(user=user, request=request, controller=self)
+    async def _transact(self, asked: Asked, body: Body[list[DispatchResult[M]]]) -> list[DispatchResult[M]]:
+        return await self._in_transaction(asked, body, told=_with_changes)
+
+    async def _in_transaction(
+        self, asked: Asked, body: Body[T], *, told: Told[T] | None = None, prepared: Prepared | None = None
+    ) -> T:
+        """Ask the guards, then run `body`: in a transaction, again if it loses a conflict, or in the caller's.
+
+        `told` adds to the result what is known once the transaction is finished.
+        """
         outer = running()
         if outer is not None:
-            return await self._inside(outer, given, context, body)
+            return await self._inside(outer, asked, body)
         now = self.engine.clock.now()
-        prepared = Prepared()
+        kept = Prepared() if prepared is None else prepared
 
-        async def attempt() -> list[DispatchResult[Any]]:
-            return await self._attempt(
-                self.engine.begin(now=now, capture=True, prepared=prepared), given, context, body
-            )
+        async def attempt() -> T:
+            tx = self.engine.begin(now=now, capture=told is not None, prepared=kept)
+            return await self._attempt(tx, asked, body, told)
 
         return await with_retry(attempt)
 
-    async def _attempt(
-        self, tx: Transaction, given: Sequence[Any], context: Context, body: Body
-    ) -> list[DispatchResult[Any]]:
-        def work() -> Work[tuple[list[DispatchResult[Any]], Commit]]:
-            results = yield from body(tx)
+    async def _attempt(self, tx: Transaction, asked: Asked, body: Body[T], told: Told[T] | None, /) -> T:
+        def work() -> Work[tuple[T, Commit]]:
+            result = yield from body(tx)
             commit = yield from finish(tx)
-            return _with_changes(tx, results), commit
+            return (result if told is None else told(tx, result)), commit
 
         try:
             async with AsyncExitStack() as stack:
-                results: list[DispatchResult[Any]]
+                result: T
                 commit: Commit
 
                 async def begin() -> None:
                     tx.session = await stack.enter_async_context(self.engine.driver.transaction())
 
                 tx.opener = begin
-                await _guard(tx, given, context)
+                await _guard(tx, asked)
                 tx.opener = None
                 if tx.session is None:
-                    results, commit = await self.engine.driver.write(work())
+                    result, commit = await self.engine.driver.write(work())
                 else:
                     session: Session = tx.session
-                    results, commit = await session.run(work())
+                    result, commit = await session.run(work())
         except ConstraintViolated as error:
             tx.roll_back()
             raise in_schema_words(self.engine.plan, error) from error
@@ -182,17 +222,15 @@ class Controller:
         finally:
             tx.ended = True
         self.engine.committed(commit)
-        return results
+        return result
 
-    async def _inside(
-        self, tx: Transaction, given: Sequence[Any], context: Context, body: Body
-    ) -> list[DispatchResult[Any]]:
+    async def _inside(self, tx: Transaction, asked: Asked, body: Body[T]) -> T:
         """Within a transaction of the caller's: its changes are known only when that commits."""
         if not tx.writable:
             raise UsageError(
                 "A callback dispatched an interaction. Callbacks read; derive from the event that is being dispatched."
             )
-        await _guard(tx, given, context)
+        await _guard(tx, asked)
         async with self.engine.transaction():
             return await tx.session.run(body(tx))
 
@@ -211,12 +249,12 @@ class Controller:
         return DispatchResult(interaction, response=await self.store.find(model.reads, where, **options))
 
 
-async def _guard(tx: Transaction, given: Sequence[Any], context: Context) -> None:
+async def _guard(tx: Transaction, asked: Asked) -> None:
     """Ask each interaction's `allow`; what it reads, it reads in this transaction."""
     token = current.set(tx)
     tx.writable = False
     try:
-        for interaction in given:
+        for interaction, context in asked:
             await _allowed(interaction, context)
     finally:
         tx.writable = True
@@ -230,7 +268,7 @@ async def _allowed(interaction: Interaction, context: Context) -> None:
         raise Rejected("not_allowed", f"{type(interaction).__name__} is not allowed.")
 
 
-def _with_changes(tx: Transaction, results: list[DispatchResult[Any]]) -> list[DispatchResult[Any]]:
+def _with_changes(tx: Transaction, results: list[DispatchResult[M]]) -> list[DispatchResult[M]]:
     """The results with the net changes of the transaction: of every record but the events themselves."""
     events: list[Event] = [event for event in net_events(tx.plan, tx.frame.net) if event.plan.model.kind != "event"]
     changes: tuple[MutationEvent[Any], ...] = tuple(event.mutation for event in events)

@@ -1,7 +1,7 @@
 """The tables that ensue keeps for itself, next to the application's, in one SQLAlchemy metadata.
 
 Decides their columns, checks and indexes on both databases. Leaves what is written in them to the engine (effects,
-positions, idempotency, id blocks, the schema's fingerprint) and to `ensue.effects` (delivery). Invariant: instants
+positions, idempotency, the inbox, id blocks, the schema's fingerprint) and to `ensue.effects` (delivery). Invariant: instants
 are microseconds since 1970 by the database's clock, in defaults of the columns, so that no process's clock is ever
 compared with another's. Imported only where a plan is compiled: `import ensue` stays free of SQLAlchemy.
 """
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -26,6 +27,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
 from ensue.store.effect_table import DEFAULT_NOW, RESERVED, SETTLED, WAITING, in_list
+from ensue.store.inbox_table import CLOSED, STATES
 
 _BIGINT: Final = BigInteger().with_variant(Integer(), "sqlite")
 _TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
@@ -53,13 +55,14 @@ def _now_on_postgresql(_element: DatabaseNow, _compiler: Any, **_options: Any) -
 
 @dataclass(frozen=True, slots=True)
 class SystemTables:
-    """The five tables, as SQLAlchemy knows them."""
+    """The tables, as SQLAlchemy knows them."""
 
     effect: Table
     effect_order: Table
     idempotency: Table
     id_block: Table
     meta: Table
+    inbox: Table
 
 
 def define_system_tables(metadata: MetaData) -> SystemTables:
@@ -70,6 +73,7 @@ def define_system_tables(metadata: MetaData) -> SystemTables:
         idempotency=_idempotency(metadata),
         id_block=_id_block(metadata),
         meta=_meta(metadata),
+        inbox=_inbox(metadata),
     )
 
 
@@ -142,6 +146,33 @@ def _idempotency(metadata: MetaData) -> Table:
         Index("ensue_idempotency_age", "created_at"),
         sqlite_strict=True,
     )
+
+
+def _inbox(metadata: MetaData) -> Table:
+    table = Table(
+        "ensue_inbox",
+        metadata,
+        Column("id", _BIGINT, Identity(always=False), primary_key=True),
+        Column("endpoint", _TEXT, nullable=False),
+        Column("sender_id", _TEXT, nullable=False),
+        Column("state", _TEXT, nullable=False),
+        Column("attempt", _BIGINT, nullable=False, server_default=text("0")),
+        Column("received_at", _BIGINT, nullable=False, server_default=DatabaseNow()),
+        Column("available_at", _BIGINT, nullable=False, server_default=DatabaseNow()),
+        Column("handled_at", _BIGINT),
+        Column("lease_until", _BIGINT),
+        Column("lease_token", _TEXT),
+        Column("body", LargeBinary(), nullable=False),
+        Column("headers", _TEXT, nullable=False),
+        Column("error", _TEXT),
+        UniqueConstraint("endpoint", "sender_id", name="ensue_inbox_once"),
+        CheckConstraint(f"state IN {in_list(STATES)}", name="ensue_inbox_state"),
+        sqlite_strict=True,
+    )
+    _partial_index(table, "ensue_inbox_due", ("available_at", "id"), "state = 'received'")
+    _partial_index(table, "ensue_inbox_failed", ("id",), "state = 'failed'")
+    _partial_index(table, "ensue_inbox_closed", ("handled_at",), f"state IN {in_list(CLOSED)}")
+    return table
 
 
 def _id_block(metadata: MetaData) -> Table:

@@ -1,0 +1,117 @@
+"""The inbox as its writers know it: a row for each message from outside, unique by endpoint and the sender's own id.
+
+Decides the names of the states, how a sender's id becomes a key, and the statements that claim a message or keep it.
+Leaves what a message means to `ensue.engine`, and listing, replaying and forgetting to `ensue.effects`. Invariant: a
+message that is done can't be claimed again; whoever claims at the same time waits for the other's commit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final, Literal
+
+import msgspec
+
+from ensue.store.driver import Dialect
+from ensue.store.effect_table import DEFAULT_NOW, in_list
+from ensue.store.statement import Run, Statement, Work
+
+InboxState = Literal["received", "done", "failed", "discarded"]
+STATES: Final[tuple[InboxState, ...]] = ("received", "done", "failed", "discarded")
+"""`received`: stored, to be handled by whoever is free. `failed`: kept for an operator, or for the sender's retry."""
+
+CLOSED: Final[tuple[InboxState, ...]] = ("done", "discarded")
+OPEN: Final[tuple[InboxState, ...]] = ("received", "failed")
+SENDER_ID_LENGTH_MAX: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as it came: which endpoint took it, what its sender calls it, and what it said (never logged)."""
+
+    endpoint: str
+    sender_id: str
+    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+
+def sender_key(sender_id: str) -> str:
+    """The sender's id as both databases can keep and index it; a long or odd one by its digest.
+
+    >>> sender_key("evt_1")
+    'evt_1'
+    """
+    if len(sender_id) <= SENDER_ID_LENGTH_MAX and sender_id.isprintable():
+        return sender_id
+    return f"sha256:{sha256(sender_id.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+_MARKS: Final[Mapping[Dialect, str]] = {
+    "sqlite": "?1, ?2, ?3, ?4",
+    "postgresql": "$1::text, $2::text, $3::bytea, $4::text",
+}
+_CLAIM: Final = (
+    "INSERT INTO ensue_inbox AS i (endpoint, sender_id, body, headers, state, attempt, handled_at)"
+    " VALUES ({marks}, 'done', 1, {now}) ON CONFLICT (endpoint, sender_id) DO UPDATE SET state = 'done',"
+    " attempt = i.attempt + 1, handled_at = {now}, lease_token = NULL, lease_until = NULL"
+    f" WHERE i.state IN {in_list(OPEN)} RETURNING id"
+)
+# What waits to be handled, or was given up by an operator, is left alone: the sender's repeat changes nothing.
+_FAIL: Final = (
+    "INSERT INTO ensue_inbox AS i (endpoint, sender_id, body, headers, state, attempt, handled_at, error)"
+    " VALUES ({marks}, 'failed', 1, {now}, {error}) ON CONFLICT (endpoint, sender_id) DO UPDATE SET"
+    " attempt = i.attempt + 1, handled_at = {now}, error = excluded.error WHERE i.state = 'failed' RETURNING id"
+)
+_STORE: Final = (
+    "INSERT INTO ensue_inbox (endpoint, sender_id, body, headers, state) VALUES ({marks}, 'received')"
+    " ON CONFLICT (endpoint, sender_id) DO NOTHING RETURNING id"
+)
+_STATE: Final = "SELECT state FROM ensue_inbox WHERE endpoint = {endpoint} AND sender_id = {sender_id}"
+
+
+def _both(name: str, template: str) -> dict[Dialect, Statement]:
+    fifth: Mapping[Dialect, str] = {"sqlite": "?5", "postgresql": "$5::text"}
+    found: dict[Dialect, Statement] = {}
+    for dialect, marks in _MARKS.items():
+        endpoint, sender_id, *_ = marks.split(", ")
+        names = {"marks": marks, "now": DEFAULT_NOW[dialect], "error": fifth[dialect]}
+        text = template.format(endpoint=endpoint, sender_id=sender_id, **names)
+        found[dialect] = Statement(f"ensue_inbox.{name}", text, rows=True)
+    return found
+
+
+CLAIM, FAIL, STORE, STATE = (
+    _both(name, text) for name, text in (("claim", _CLAIM), ("fail", _FAIL), ("store", _STORE), ("state", _STATE))
+)
+
+
+def claim_message(dialect: Dialect, message: StoredMessage) -> Work[bool]:
+    """Keep `message` as done; False if it was done, or discarded, before. Run it in the transaction that handles it.
+
+    Who claims the same message at the same time waits until this transaction has ended.
+    """
+    rows: list[Any] = yield Run(CLAIM[dialect], _params(message))
+    return bool(rows)
+
+
+def keep_failed(dialect: Dialect, message: StoredMessage, error: str) -> Work[bool]:
+    """Keep `message` as failed, for replay or for the sender's next try; False if it was stored otherwise before."""
+    rows: list[Any] = yield Run(FAIL[dialect], (*_params(message), error))
+    return bool(rows)
+
+
+def store_message(dialect: Dialect, message: StoredMessage) -> Work[bool]:
+    """Keep `message` as received, to be handled later; False if it is known."""
+    rows: list[Any] = yield Run(STORE[dialect], _params(message))
+    return bool(rows)
+
+
+def message_state(dialect: Dialect, message: StoredMessage) -> Work[InboxState | None]:
+    """The state that `message` is in; None if it was never kept."""
+    rows: list[Any] = yield Run(STATE[dialect], (message.endpoint, sender_key(message.sender_id)))
+    return rows[0][0] if rows else None
+
+
+def _params(message: StoredMessage) -> tuple[str, str, bytes, str]:
+    headers = msgspec.json.encode(dict(message.headers)).decode()
+    return message.endpoint, sender_key(message.sender_id), message.body, headers
