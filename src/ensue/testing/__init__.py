@@ -1,8 +1,13 @@
 """Test support.
 
-An app in memory, the conformance suite of drivers, and an independent slow model of what derived data must be.
+An app in memory, peers that misbehave on request, the conformance suites of drivers and integrations, and an independent
+slow model of what derived data must be.
 """
 
+from ensue.testing.faults.answer import Answer
+from ensue.testing.faults.http_double import HttpDouble
+from ensue.testing.faults.http_wire import RecordedRequest
+from ensue.testing.faults.proxy import FaultCounts, FaultProxy
 from ensue.testing.harness import AppHarness, FakeConnection
 
-__all__ = ["AppHarness", "FakeConnection"]
+__all__ = ["Answer", "AppHarness", "FakeConnection", "FaultCounts", "FaultProxy", "HttpDouble", "RecordedRequest"]

@@ -1,0 +1,126 @@
+"""A port that can be closed and opened again without being lost.
+
+Decides how a test's server listens, refuses and drops; leaves what is said on a connection to its callback. Invariants:
+the port stays the same from the first start to the end, also while connections are refused; no connection outlives the
+listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+_LINGER_NOT = struct.pack("ii", 1, 0)
+_WAITING_MAX = 512
+
+
+class Listener:
+    """Calls `serve(reader, writer)` for each connection to a free port of `host`; synchronous but for `close`.
+
+    `failures` holds what `serve` raised, except for lost connections, which are what a faulty peer is for.
+    """
+
+    def __init__(self, serve: Serve, *, host: str = "127.0.0.1") -> None:
+        self.host = host
+        self.port = 0
+        self.failures: list[Exception] = []
+        self._serve = serve
+        self._socket: socket.socket | None = None
+        self._listening = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open."""
+        return len(self._writers)
+
+    def listen(self) -> None:
+        """Accept connections, on the same port as before if there was one; a second call does nothing."""
+        if self._listening:
+            return
+        bound = self._bind()
+        bound.listen(_WAITING_MAX)
+        self._listening = True
+        asyncio.get_running_loop().add_reader(bound.fileno(), self._accept)
+
+    def refuse(self) -> None:
+        """Refuse new connections; the port stays ours, because it stays bound."""
+        if self._listening:
+            self._unbind()
+            self._bind()
+
+    def reset_all(self) -> int:
+        """Drop every open connection with a TCP reset; gives how many."""
+        dropped = [writer for writer in self._writers if not writer.is_closing()]
+        for writer in dropped:
+            abort(writer)
+        return len(dropped)
+
+    async def close(self) -> None:
+        """Drop all connections, wait for what serves them, and give the port back."""
+        self._unbind()
+        self.reset_all()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _bind(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = _bound(self.host, self.port)
+            self.port = int(self._socket.getsockname()[1])
+        return self._socket
+
+    def _unbind(self) -> None:
+        if self._socket is not None:
+            if self._listening:
+                asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._listening = False
+            self._socket.close()
+            self._socket = None
+
+    def _accept(self) -> None:
+        while self._socket is not None:
+            try:
+                connection, _ = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            connection.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._run(connection), name="ensue test connection")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        self._writers.add(writer)
+        try:
+            await self._serve(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return
+        except Exception as failure:  # noqa: BLE001 - kept for the test, which shows it at the end
+            self.failures.append(failure)
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    """End the connection with a TCP reset: the other side reads an error, not an end."""
+    connection = writer.get_extra_info("socket")
+    if connection is not None and not writer.is_closing():
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    writer.transport.abort()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    found.setblocking(False)
+    # Otherwise a port whose connections ended a moment ago can't be bound again.
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind((host, port))
+    return found
