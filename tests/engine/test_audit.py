@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ensue import AnyOf, App, Average, Entity, Globals, Property
+from ensue import AnyOf, App, Average, Computed, Custom, Entity, Globals, Many, One, Property
 from ensue.app import AppRun
 from ensue.engine.audit import AuditReport, audit, differs, format_report
 from ensue.errors import UsageError
@@ -211,3 +211,33 @@ async def test_a_filter_with_or_is_one_condition_where_it_meets_another(database
         report = await audit(app.controller.engine)
         assert report.clean, format_report(report)
         assert (await store.globals(Range)).mean == 4.0
+
+
+class Folder(Entity):
+    name: Property[str]
+    sheets = Many(lambda: Sheet, inverse="folder")
+    listing = Custom[str](
+        compute=lambda folder, inputs: folder.name + ": " + ", ".join(sorted(sheet.text for sheet in inputs.sheets)),
+        uses=lambda folder: [folder.name, folder.sheets.fields(Sheet.text)],
+    )
+    title = Computed[str](lambda folder: folder.listing + "!")
+    born = Custom[str](initial=lambda folder: folder.name)
+
+
+class Sheet(Entity):
+    text: Property[str]
+    folder: One[Folder]
+
+
+async def test_a_function_is_called_again_and_its_column_repaired_before_what_reads_it(database_url: str) -> None:
+    async with App(entities=[Folder], database=database_url).run() as run:
+        store = run.controller.store
+        folders = await store.create_many([Folder(name=f"f{n}") for n in range(3)])
+        await store.create_many([Sheet(text=text, folder=folders[0]) for text in ("b", "a")])
+        report = await audited(run, f"UPDATE folder SET listing = 'lost', title = 'x' WHERE id = {folders[0].id}")
+        assert report.unchecked == ("Folder.born",)
+        assert ("listing", "lost", "f0: a, b") in [(item.column, item.stored, item.right) for item in report.findings]
+        assert (await audit(run.controller.engine, repair=True)).repaired
+        assert (await audit(run.controller.engine)).clean
+        found = await store.get(Folder, folders[0].id)
+        assert (found.listing, found.title) == ("f0: a, b", "f0: a, b!")

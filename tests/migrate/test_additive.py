@@ -16,6 +16,7 @@ from ensue import (
     Average,
     Computed,
     Count,
+    Custom,
     Entity,
     EveryOf,
     Globals,
@@ -302,3 +303,24 @@ async def test_a_database_changed_by_hand_is_adopted(database_url: str) -> None:
         await adopt(plan, driver)
         await prepare_database(plan, driver)
         assert (await audit(plan, driver)).clean
+
+
+async def test_a_new_function_is_called_for_the_records_that_are_there(database_url: str) -> None:
+    def before() -> Classes:
+        class Item(Entity):
+            name: Property[str]
+
+        return (Item,)
+
+    def after() -> Classes:
+        class Item(Entity):
+            name: Property[str]
+            slug = Custom[str](compute=lambda item, _: item.name.lower(), uses=lambda item: [item.name])
+
+        return (Item,)
+
+    async with app(before(), database_url).run() as run:
+        await run.controller.store.create_many([run.model.records["Item"].cls(name=name) for name in ("A", "B")])
+    async with opened(database_url) as driver:
+        await apply_additive(compiled(driver, after()), driver)
+        assert await sql(driver, "SELECT slug FROM item ORDER BY id") == [("a",), ("b",)]

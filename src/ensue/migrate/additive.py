@@ -27,7 +27,7 @@ from ensue.migrate.difference import Difference, differences
 from ensue.migrate.install import foreign
 from ensue.plan.ddl import constraint_ddl, globals_row, index_ddl, sequence_ddl, tables_ddl
 from ensue.plan.plan import Plan
-from ensue.plan.recompute import Check, TransformCheck, layout_of, recomputes
+from ensue.plan.recompute import Check, TransformCheck, layout_of, recomputable, recomputes
 from ensue.plan.statements import Text
 from ensue.schema.model import CustomModel, Machine
 from ensue.store.driver import Driver
@@ -189,7 +189,8 @@ class _Planner:
         for record in self._plan.records.values():
             if record.table.name == item.table:
                 found = record.model.fields.get(item.name)
-                if found is not None and isinstance(found.computation, CustomModel):
+                computation = None if found is None else found.computation
+                if isinstance(computation, CustomModel) and not recomputable(computation):
                     self._to.notes.append(
                         f"{record.name}.{item.name} is a Custom: existing records hold its default until something that it "
                         "uses changes."
@@ -239,7 +240,7 @@ class _Planner:
             computation = next(f for f in record.model.fields.values() if f.column == item.name).computation
         if isinstance(computation, Machine):
             self._machine(item, computation)
-        elif isinstance(computation, CustomModel):
+        elif isinstance(computation, CustomModel) and not recomputable(computation):
             self._refuse(item, "Only Python code knows its values. Set them by hand")
         else:
             self._to.changed.add((item.table, item.name))

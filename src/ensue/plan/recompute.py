@@ -6,6 +6,7 @@ This is the independent path: it comes from the nodes of the model by `lower`, a
 the ones before it have made right.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -16,12 +17,22 @@ from ensue.errors import DeclarationError
 from ensue.expression.nodes import Node, columns
 from ensue.expression.python import compile_function, source
 from ensue.expression.sql import Compiled, compile_statement, literal
-from ensue.plan.plan import AggregatePlan, ColumnPlan, FormulaStep, Group, HostStep, Plan, RecordPlan, TransformStep
+from ensue.plan.plan import (
+    AggregatePlan,
+    ColumnPlan,
+    CustomStep,
+    FormulaStep,
+    Group,
+    HostStep,
+    Plan,
+    RecordPlan,
+    TransformStep,
+)
 from ensue.plan.statements import Text, row_function
 from ensue.plan.steps.groups import GLOBALS_ID, ID_LIST, enclosed, lowered
 from ensue.plan.tables import SLOT_COLUMN, SOURCE_COLUMN, Located, link_of
 from ensue.plan.views import Layout
-from ensue.schema.model import Formula
+from ensue.schema.model import CustomModel, Formula
 from ensue.store.statement import Statement
 
 FLOAT_TOLERANCE = 1e-9
@@ -69,7 +80,22 @@ class TransformCheck:
     decode: Callable[[Sequence[Any]], tuple[Any, ...]] | None
 
 
-Check = Recompute | TransformCheck
+@dataclass(frozen=True, slots=True)
+class CustomCheck:
+    """A column whose right values a plain Python function knows, called anew for every record."""
+
+    record: str
+    columns: tuple[ColumnPlan, ...]
+    step: CustomStep
+
+
+Check = Recompute | TransformCheck | CustomCheck
+
+
+def recomputable(custom: CustomModel) -> bool:
+    """Whether the function alone says what the value is: not what it was at the start, what it was before, or the outside."""
+    plain = custom.compute is not None and not inspect.iscoroutinefunction(custom.compute)
+    return plain and custom.initial is None and custom.incremental is None
 
 
 def layout_of(plan: Plan) -> Layout:
@@ -85,7 +111,7 @@ def layout_of(plan: Plan) -> Layout:
 
 
 def recomputes(plan: Plan) -> tuple[Check, ...]:
-    """Every check of a plan, in the order in which repairs must be made. Customs and state machines have none."""
+    """Every check of a plan, in the order in which repairs must be made. State machines have none, nor have most Customs."""
     # Compiled once: a tenth of a second for a large schema, which an audit after every write of a test would notice.
     cache = cast("dict[Any, Any]", plan.statements)
     if _CACHE_KEY not in cache:
@@ -109,6 +135,8 @@ def _recomputes(plan: Plan) -> Iterator[Check]:
                     yield _formula(layout, record, record.columns[position])
             elif isinstance(step, TransformStep):
                 yield _transform(layout, plan, step)
+            elif recomputable(step.model):
+                yield CustomCheck(step.record, (plan.records[step.record].columns[step.column],), step)
 
 
 def _local_formulas(plan: Plan, record: RecordPlan) -> Iterator[int]:

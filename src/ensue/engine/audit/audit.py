@@ -13,14 +13,24 @@ from ensue.clock import SystemClock
 from ensue.engine.audit.invariants import check_invariants, invariants, missing_globals
 from ensue.engine.audit.report import AuditReport, Finding, format_report
 from ensue.engine.engine import Engine
+from ensue.engine.propagation.customs import recomputed
 from ensue.engine.propagation.transforms import run_transform
 from ensue.engine.transaction import Transaction
-from ensue.engine.writing.apply import lock_rows
+from ensue.engine.writing.apply import lock_rows, write_pairs
 from ensue.engine.writing.deletes import delete_rows
 from ensue.errors import UsageError
 from ensue.plan.ddl import globals_row
 from ensue.plan.plan import Plan
-from ensue.plan.recompute import FLOAT_TOLERANCE, Check, Recompute, TransformCheck, layout_of, recomputes
+from ensue.plan.recompute import (
+    FLOAT_TOLERANCE,
+    Check,
+    CustomCheck,
+    Recompute,
+    TransformCheck,
+    layout_of,
+    recomputable,
+    recomputes,
+)
 from ensue.plan.statements import Text
 from ensue.schema.model import CustomModel
 from ensue.store.driver import Dialect, Driver
@@ -30,6 +40,9 @@ from ensue.store.statement import Run, Statement, Work
 from ensue.store.transaction import COMMIT
 
 __all__ = ["AuditReport", "Finding", "audit", "differs", "format_report", "repair_all"]
+
+CALLED_AT_ONCE = 1000
+"""Records whose inputs are in memory at a time while a Custom's function is called for all."""
 
 _SNAPSHOT = Statement("begin_snapshot", "BEGIN")
 _REPEATABLE = Statement("begin_snapshot", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -90,6 +103,8 @@ def repair_all(engine: Engine, checks: Iterable[Check]) -> Work[None]:
     for check in checks:
         if isinstance(check, TransformCheck):
             yield from _Audit(engine, None, repair=True).transform(check, every=True)
+        elif isinstance(check, CustomCheck):
+            yield from _Audit(engine, None, repair=True).custom(check)
         elif check.repair is not None:
             yield Run(check.repair.statement, check.repair.bind({}))
         else:
@@ -121,6 +136,8 @@ class _Audit:
             yield from self._count(check.step.record if isinstance(check, TransformCheck) else check.record)
             if isinstance(check, TransformCheck):
                 yield from self.transform(check)
+            elif isinstance(check, CustomCheck):
+                yield from self.custom(check)
             else:
                 yield from self.recompute(check)
         known = {(item.record, item.id, item.column) for item in self.findings}
@@ -191,6 +208,30 @@ class _Audit:
         ]
         yield Run(check.repair_of, rows, many=True)
 
+    # --- Functions ------------------------------------------------------------------------------------------------------
+
+    def custom(self, check: CustomCheck) -> Work[None]:
+        """Call a Custom's function for every record, and compare."""
+        record, step = self.plan.records[check.record], check.step
+        ids = self.sampled.get(check.record)
+        if ids is None:
+            table = Text(self.plan.dialect).quote(record.table.name)
+            found: list[Any] = yield Run(Statement("custom.ids", f"SELECT id FROM {table} ORDER BY id", rows=True))
+            ids = [row[0] for row in found]
+        for start in range(0, len(ids), CALLED_AT_ONCE):
+            part = ids[start : start + CALLED_AT_ONCE]
+            tx = self.engine.begin()
+            rows = yield from lock_rows(tx, record, part, "update" if self.repair else "none")
+            wrong = yield from recomputed(tx, step, rows)
+            if self.repair:
+                yield from write_pairs(tx, record, wrong)
+            column = check.columns[0].name
+            self.findings.extend(
+                Finding(check.record, old[0], column, old[step.column], new[step.column], repaired=self.repair)
+                for old, new in wrong
+                if differs(old[step.column], new[step.column])
+            )
+
     # --- Derived records --------------------------------------------------------------------------------------------------
 
     def transform(self, check: TransformCheck, *, every: bool = False) -> Work[None]:
@@ -243,7 +284,7 @@ def differs(stored: Any, right: Any) -> bool:
 def _unchecked(plan: Plan) -> Iterable[str]:
     for record in plan.records.values():
         for item in record.model.fields.values():
-            if isinstance(item.computation, CustomModel):
+            if isinstance(item.computation, CustomModel) and not recomputable(item.computation):
                 yield f"{record.name}.{item.name}"
         transform = record.model.transform
         if transform is not None and not transform.event and transform.mapping is None:

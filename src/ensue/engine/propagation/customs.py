@@ -115,3 +115,17 @@ def _value(
     if custom.compute is None:
         return SKIP
     return (yield from invoke(tx, custom.compute, plan.snapshot(row), inputs))
+
+
+def recomputed(tx: Transaction, step: CustomStep, rows: Sequence[Row]) -> Work[list[tuple[Row, Row]]]:
+    """Rows whose column is not what the function gives now, each with what it should be; for audits and repairs."""
+    plan = tx.plan.records[step.record]
+    assert step.model.compute is not None
+    inputs = yield from select_fields(tx.reader, step.record, [row[0] for row in rows], step.model.fields)
+    pairs: list[tuple[Row, Row]] = []
+    for row in rows:
+        value = yield from invoke(tx, step.model.compute, plan.snapshot(row), inputs.get(row[0]))
+        draft = list(row)
+        draft[step.column] = checked(plan, step.column, value)
+        pairs.append((row, tuple(draft)))
+    return [(old, new) for old, new in pairs if old != new]
