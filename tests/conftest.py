@@ -17,6 +17,8 @@ import hypothesis
 import pytest
 
 from tests.services import PostgresServer, RedisServer, empty_redis, fresh_database
+from tests.services_s3 import S3Server
+from tests.services_temporal import TemporalServer
 
 # The same examples on every run and machine; `pytest --hypothesis-profile=search` looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -91,4 +93,31 @@ def postgres_server() -> Iterator[PostgresServer]:
 def redis_server() -> Iterator[RedisServer]:
     """A Redis of this test's own, to `stop()`, `kill()` and `start()` on the same port; it forgets its data."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """The S3 server that tests share, as `http://key:secret@host:port`; make a bucket of your own."""
+    if url := os.environ.get(S3Server.override):
+        yield url
+        return
+    with S3Server() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def temporal_address() -> Iterator[str]:
+    """The Temporal server that tests share, as `host:port`; take ids of your own for workflows."""
+    if address := os.environ.get(TemporalServer.override):
+        yield address
+        return
+    with TemporalServer() as server:
+        yield server.url
+
+
+@pytest.fixture
+def temporal_server() -> Iterator[TemporalServer]:
+    """A Temporal of this test's own, to `stop()`, `kill()` and `start()` on the same port with the same workflows."""
+    with TemporalServer() as server:
         yield server
