@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ensue.engine.store import Store
     from ensue.integrations.aggregate import AggregatedIntegration
     from ensue.integrations.api import API, api
+    from ensue.integrations.connection import Authenticated
     from ensue.integrations.contract import Health, Integration
     from ensue.integrations.settings.environment import env
 
@@ -48,6 +49,7 @@ _LATER: dict[str, str] = {
     "API": "ensue.integrations.api",
     "AggregatedIntegration": "ensue.integrations.aggregate",
     "App": "ensue.app",
+    "Authenticated": "ensue.integrations.connection",
     "Controller": "ensue.engine.controller",
     "Health": "ensue.integrations.contract",
     "Integration": "ensue.integrations.contract",
@@ -78,6 +80,7 @@ __all__ = [
     "AnyOf",
     "App",
     "AsUser",
+    "Authenticated",
     "Average",
     "Computed",
     "ConstraintViolated",

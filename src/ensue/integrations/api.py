@@ -26,6 +26,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 WRONG_API = "E0160"
 REQUIRED = inspect.Parameter.empty
+ANSWER_HEADERS = "ensue.answer_headers"
+"""The place in a request's scope where a call leaves headers for its answer."""
 _MARK = "__ensue_api__"
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
@@ -68,6 +70,17 @@ def api(*, allow_anonymous: bool = False) -> Callable[[F], F]:
         return function
 
     return mark
+
+
+def add_answer_header(ctx: Context, name: str, value: str) -> None:
+    """Add a header, such as a cookie, to the answer of the API call that `ctx` is of.
+
+    Raises `Rejected("not_over_http")` if the call came in another way, which has no headers.
+    """
+    scope: Any = getattr(ctx.request, "scope", None)
+    if scope is None or scope.get("type") != "http":
+        raise Rejected("not_over_http", f"This call sets the header {name}, so it can be made over HTTP only.")
+    scope.setdefault(ANSWER_HEADERS, []).append((name, value))
 
 
 def api_mark(function: object) -> ApiMark | None:

@@ -1,6 +1,7 @@
 """One client's connection, as integrations see it, and the buffer that keeps a slow client from holding up others.
 
-Decides how much may wait for one client and what happens beyond it; leaves the protocol on the wire to the server.
+Decides how much may wait for one client and what happens beyond it, and how credentials tell when they end; leaves
+the protocol on the wire to the server.
 Invariant: sending never waits for the client: what doesn't fit ends the connection, so that the client sees a gap and
 not a hole.
 """
@@ -11,6 +12,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -30,6 +32,24 @@ class ConnectionClosed(Unavailable):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retryable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """What `authenticate` may give in place of a user whose credentials end: `user`, and for how long still.
+
+    `remaining()` gives the seconds after which it is to be asked again, 0 once the credentials have expired or were
+    revoked: then a WebSocket of theirs is closed with 4440. It is asked when the connection begins, when those seconds
+    are over, and when `changed` is set. Raises what `authenticate` raises.
+
+    >>> async def remaining() -> float:
+    ...     return 60.0 if valid else 0.0
+    >>> Authenticated(user, remaining)
+    """
+
+    user: Any
+    remaining: Callable[[], Awaitable[float]]
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ error that is not the client's business tells nothing but that it happened; ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -65,6 +66,15 @@ def answer_to(error: BaseException) -> ErrorAnswer:
     if isinstance(error, Refusal):
         return error.answer
     if isinstance(error, Rejected):
+        pause: object = getattr(error, "retry_after_seconds", None)
+        if isinstance(pause, int | float):
+            return ErrorAnswer(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                error.reason,
+                error.message or error.reason,
+                error.fields,
+                retry_after_seconds=max(1, math.ceil(pause)),
+            )
         return ErrorAnswer(_status_of(error), error.reason, error.message or error.reason, error.fields)
     if isinstance(error, NotFound):
         return ErrorAnswer(HTTPStatus.NOT_FOUND, "not_found", str(error))

@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket
 
 from ensue.clock import SystemClock
 from ensue.errors import Rejected
+from ensue.integrations.api import ANSWER_HEADERS
 from ensue.server.answers import ErrorAnswer, Refusal, answer_to, encode
 from ensue.server.body import read_body
 from ensue.server.docs.page import DOCS_PAGE, DOCS_POLICY
@@ -162,7 +163,10 @@ class Server:
         user = await serving.user_of(request)
         body = await read_body(request, bytes_max=self.options.body_limit_bytes)
         names = request.path_params
-        return _json(await serving.calls.api(names["namespace"], names["name"], body, user=user, request=request))
+        answer = _json(await serving.calls.api(names["namespace"], names["name"], body, user=user, request=request))
+        for name, value in request.scope.get(ANSWER_HEADERS, ()):
+            answer.headers.append(name, value)
+        return answer
 
     async def _openapi(self, request: Request) -> Response:
         servers = [{"url": request.scope.get("root_path", "") or "/"}]

@@ -21,6 +21,8 @@ from ensue.schema.written.names import suggestion
 Authenticate: TypeAlias = Callable[[HTTPConnection], Any]
 """Gives the user of a request or WebSocket connection (a record or an id; None for nobody), or an awaitable of it.
 
+In place of the user it may give an `Authenticated`, so that a WebSocket does not outlive the credentials it came with.
+
 It raises `Rejected("not_authenticated", ...)` for credentials that are wrong or expired.
 """
 AllowSubscribe: TypeAlias = Callable[[Context, type[Any], int], bool | Awaitable[bool]]

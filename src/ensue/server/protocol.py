@@ -22,7 +22,17 @@ SUBSCRIPTIONS_MAX: Final = 1_000
 
 State = Literal["connecting", "open", "closing", "closed"]
 Happening = Literal[
-    "accepted", "unauthenticated", "refused", "failed", "message", "binary", "too_large", "too_slow", "shutdown", "left"
+    "accepted",
+    "unauthenticated",
+    "expired",
+    "refused",
+    "failed",
+    "message",
+    "binary",
+    "too_large",
+    "too_slow",
+    "shutdown",
+    "left",
 ]
 
 TRANSITIONS: Final[Mapping[tuple[State, Happening], State]] = {
@@ -38,6 +48,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Happening], State]] = {
     ("open", "too_large"): "closing",
     ("open", "too_slow"): "closing",
     ("open", "failed"): "closing",
+    ("open", "expired"): "closing",
     ("open", "shutdown"): "closing",
     ("open", "left"): "closed",
     ("closing", "left"): "closed",
@@ -51,6 +62,7 @@ CLOSE: Final[Mapping[Happening, tuple[int, str]]] = {
     "shutdown": (1012, "the server restarts; connect again"),
     "refused": (1013, "try again later"),
     "unauthenticated": (4401, "not authenticated"),
+    "expired": (4440, "the session has ended; sign in or refresh, and connect again"),
     "too_slow": (4408, "too slow; connect again and read anew"),
 }
 """The close code and reason of each happening that ends a connection."""

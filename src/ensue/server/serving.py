@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import HTTPConnection
 
+from ensue.integrations.connection import Authenticated
 from ensue.schema.interaction import Context
 from ensue.server.calls import Calls
 from ensue.server.health import HealthCheck
@@ -62,10 +63,15 @@ class Serving:
 
     async def user_of(self, connection: HTTPConnection) -> Any:
         """Who asks, by the application's `authenticate`; None without one. Raises what that raises."""
+        return (await self.known_of(connection))[0]
+
+    async def known_of(self, connection: HTTPConnection) -> tuple[Any, Authenticated | None]:
+        """The same, and the credentials if they can end."""
         if self.options.authenticate is None:
-            return None
+            return None, None
         found = self.options.authenticate(connection)
-        return await found if inspect.isawaitable(found) else found
+        found = await found if inspect.isawaitable(found) else found
+        return (found.user, found) if isinstance(found, Authenticated) else (found, None)
 
     def context(self, user: Any, connection: HTTPConnection | None) -> Context:
         """The context for callbacks of the application."""

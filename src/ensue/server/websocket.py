@@ -18,7 +18,7 @@ import msgspec
 from starlette.websockets import WebSocket
 
 from ensue.errors import Rejected, Unavailable
-from ensue.integrations.connection import BufferedConnection
+from ensue.integrations.connection import Authenticated, BufferedConnection
 from ensue.server.answers import ErrorAnswer, Refusal, answer_to
 from ensue.server.live.sources import RecordSource, source_for
 from ensue.server.live.subscriptions import Source
@@ -68,6 +68,7 @@ class Client:
         self.conversation = Conversation(self._id, bytes_max=options.body_limit_bytes)
         self.connection = _Connection(options, user=None, on_close=self._buffer_closed)
         self._ending: asyncio.Future[Close | None] = asyncio.get_running_loop().create_future()
+        self._credentials: Authenticated | None = None
         self._requests: set[asyncio.Task[None]] = set()
         self.subscriptions: dict[int | str, _Subscription] = {}
 
@@ -106,7 +107,7 @@ class Client:
         # Accepted even where it is refused at once: browsers don't show the code of a refused handshake.
         await self.websocket.accept(headers=[(b"x-request-id", self._id.encode())])
         try:
-            self.connection.user = await self.serving.user_of(self.websocket)
+            self.connection.user, self._credentials = await self.serving.known_of(self.websocket)
         except Rejected:
             return self.happened("unauthenticated")
         except Unavailable:
@@ -124,7 +125,10 @@ class Client:
     # --- Staying ------------------------------------------------------------------------------------------------------
 
     async def _converse(self) -> None:
-        tasks = [asyncio.create_task(work) for work in (self._listen(), self._send(), self._beat())]
+        work = [self._listen(), self._send(), self._beat()]
+        if self._credentials is not None:
+            work.append(self._stay_known(self._credentials))
+        tasks = [asyncio.create_task(each) for each in work]
         try:
             # Not awaited with the tasks: it must outlive them, as it holds the code to close with.
             await asyncio.wait([self._ending, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -166,6 +170,21 @@ class Client:
         while True:
             await asyncio.sleep(self.serving.options.heartbeat_seconds)
             await self.say(self.conversation.heartbeat())
+
+    async def _stay_known(self, credentials: Authenticated) -> None:
+        """Until the credentials end: a connection must not outlive what it was let in for."""
+        while True:
+            # Before asking: a change that comes meanwhile is a reason to ask again.
+            credentials.changed.clear()
+            try:
+                seconds = await credentials.remaining()
+            except Rejected:
+                seconds = 0.0
+            if seconds <= 0:
+                return self.happened("expired")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await credentials.changed.wait()
 
     async def say(self, say: Say) -> None:
         # A full or closed buffer ends the connection by itself; there is nobody left to tell.
