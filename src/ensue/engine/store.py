@@ -18,7 +18,7 @@ from ensue.errors import DeclarationError, PlannedError, UsageError
 from ensue.expression.trace import Expr, Order, Path
 from ensue.plan.plan import RecordPlan, Row
 from ensue.schema.entity import Entity, Globals
-from ensue.schema.record import Record, record_values
+from ensue.schema.record import Record, record_model, record_values
 from ensue.schema.relation import Many
 
 E = TypeVar("E", bound=Entity)
@@ -96,8 +96,12 @@ class Store:
     async def get(self, record: type[E], id: int, /, *, fields: Fields = ...) -> E: ...
     @overload
     async def get(self, record: str, id: int, /, *, fields: Fields = ...) -> Any: ...
-    async def get(self, record: Any, id: int, /, *, fields: Fields = None) -> Any:
+    async def get(self, record: Any, id: Any, /, *, fields: Fields = None) -> Any:
         """The record with that id. Raises NotFound."""
+        if not isinstance(id, int):
+            raise UsageError(
+                f"store.get(…, {id!r}): expected an id, which is a number. By other values read with `store.find_one`."
+            )
         return await self._engine.read(lambda reader: reads.get(reader, record, id, fields=fields))
 
     async def count(self, record: type[Entity] | str, where: Expr[bool] | None = None, /) -> int:
@@ -136,6 +140,11 @@ class Store:
 
     async def create_many(self, records: Iterable[E], /) -> list[E]:
         """Create records of any types in one transaction and one propagation; returns them with their ids, in order."""
+        if isinstance(records, Record):
+            name = type(records).__name__
+            raise UsageError(
+                f"create_many takes several records, and was given one {name}. Call `store.create(record)`."
+            )
         made = list(records)
         if len({type(record) for record in made}) == 1:
             plan, _ = self._instance(made[0])
@@ -214,6 +223,12 @@ class Store:
         if not isinstance(record, Record):
             raise UsageError(
                 f"store.create takes a record, as Post(title=…), or a name with values; got {type(record).__name__} {record!r}."
+            )
+        if record_model(record) is not None:
+            name = type(record).__name__
+            raise UsageError(
+                f"{record!r} was loaded from the store and exists. To change it call `store.update({name}, id, …)`; for another "
+                f"one like it make a new {name}(…)."
             )
         return self._plan(type(record)), record_values(record)
 

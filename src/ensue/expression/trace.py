@@ -141,6 +141,11 @@ class Expr(Generic[T]):
 
     def in_(self, values: Iterable[T]) -> Expr[bool]:
         """Whether the value is one of `values` (a null never is)."""
+        if isinstance(values, str | bytes):
+            raise ExpressionError(
+                f"{self!r}.in_({values!r}) was given one text, whose characters nobody means. "
+                f"Write .in_([{values!r}]), or == {values!r}."
+            )
         return Operation("in", (self, Literal(tuple(values))))
 
     def is_null(self) -> Expr[bool]:

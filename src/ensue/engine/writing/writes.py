@@ -168,9 +168,11 @@ def link_sides(plan: RecordPlan, collection: CollectionModel) -> tuple[str, str,
         first, second = collection.hops
         if isinstance(first, Children) and isinstance(second, Follow):
             return first.record, first.link, second.link
+    (hop, *more) = collection.hops
+    name = hop.link if isinstance(hop, Children) and not more else "…"
     raise UsageError(
         f"{plan.name}.{collection.name} is no n:n collection; link and unlink take one. For a 1:n relation set the other side's "
-        f"reference: `await store.update({collection.target}, id, …={plan.name}.ref(…))`."
+        f"reference: `await store.update({collection.target}, id, {name}={plan.name}.ref(…))`."
     )
 
 
