@@ -167,3 +167,20 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules, "ensue.store.drivers.postgres")
     with pytest.raises(DeclarationError, match=r"ensue\[postgres\]"):
         open_driver(parse_database_url("postgresql://h/d"))
+
+
+async def test_nothing_floods_the_log_while_the_server_is_down(
+    postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with postgres_server.database() as url:
+        driver = await opened(url)
+        try:
+            postgres_server.kill()
+            for _ in range(20):
+                with pytest.raises(Unavailable):
+                    await driver.read(work(PID))
+                await asyncio.sleep(0.01)
+        finally:
+            postgres_server.start()
+            await driver.close()
+    assert [record for record in caplog.records if record.name.startswith("asyncpg")] == []

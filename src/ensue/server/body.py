@@ -1,13 +1,22 @@
 """Reading a request's body, and never more of it than is allowed.
 
-Decides when a body is refused. Invariant: at most `bytes_max` and one more chunk of a body are ever held in memory.
+Decides when a body is refused, and how much of a refused one is still taken off the network. Invariant: at most
+`bytes_max` and one more chunk of a body are ever held in memory.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
 from starlette.requests import ClientDisconnect, Request
 
 from ensue.server.answers import Refusal
+
+DISCARDED_BYTES_MAX: Final = 16 * 1024 * 1024
+DISCARD_SECONDS_MAX: Final = 5.0
 
 
 async def read_body(request: Request, *, bytes_max: int) -> bytes:
@@ -18,17 +27,34 @@ async def read_body(request: Request, *, bytes_max: int) -> bytes:
         found = f"is {kind}" if kind else "has no Content-Type"
         text = f"The request {found}; send JSON with Content-Type: application/json."
         raise Refusal(415, "unsupported_media_type", text)
+    chunks = request.stream()
     if _declared_length(request) > bytes_max:
+        # Who asks first whether to send at all has sent nothing, and is answered instead.
+        if request.headers.get("expect", "").lower() != "100-continue":
+            await _discard(chunks)
         raise _too_large(bytes_max)
     found = bytearray()
     try:
-        async for chunk in request.stream():
+        async for chunk in chunks:
             found += chunk
             if len(found) > bytes_max:
+                found.clear()
+                await _discard(chunks)
                 raise _too_large(bytes_max)
     except ClientDisconnect:
         raise Refusal(400, "disconnected", "The client left before its body was complete.") from None
     return bytes(found)
+
+
+async def _discard(chunks: AsyncIterator[bytes]) -> None:
+    """Take what a client is still sending: closing the connection under it would lose it the answer."""
+    seen = 0
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(DISCARD_SECONDS_MAX):
+            async for chunk in chunks:
+                seen += len(chunk)
+                if seen > DISCARDED_BYTES_MAX:
+                    return
 
 
 def _declared_length(request: Request) -> int:

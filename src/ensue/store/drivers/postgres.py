@@ -74,7 +74,9 @@ class PostgresDriver:
         if self._pool is not None:
             raise UsageError(f"The database {self._url} is open already; open each driver once.")
         create_pool = cast(Any, asyncpg.create_pool)  # pyright: ignore[reportUnknownMemberType]
-        pool = create_pool(min_size=1, max_size=self._url.pool, reset=_leave_as_is, **self._connect_options())
+        # No minimum: to keep one up, the pool would try by itself during an outage, with a traceback for every attempt.
+        sizes = {"min_size": 0, "init_size": 1, "max_size": self._url.pool}
+        pool = create_pool(**sizes, reset=_leave_as_is, **self._connect_options())
         try:
             await pool
         except Exception as error:
