@@ -52,7 +52,8 @@ class RunOptions:
     `deliver`: deliver effects in this process. `setup`: set integrations up (without, only data is at hand). `env`:
     the environment that settings are read from, `os.environ` by default. `clients` replace entered resources by full
     name (`"channels.redis"`), `replace` whole integrations by namespace; `handles` are offered to integrations.
-    `database` is used in place of the app's.
+    `database` is used in place of the app's. `sql_functions` are further functions for SQLite, or take the place of its
+    own, as a test's clock does.
     """
 
     deliver: bool = True
@@ -63,6 +64,7 @@ class RunOptions:
     handles: Mapping[str, object] = field(default_factory=dict[str, object])
     clock: Clock = field(default_factory=SystemClock)
     database: str | None = None
+    sql_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
     worker_name: str = "app"
     grace_seconds: float = GRACE_SECONDS
 
@@ -78,6 +80,7 @@ class RunArguments(TypedDict, total=False):
     handles: Mapping[str, object]
     clock: Clock
     database: str | None
+    sql_functions: Mapping[str, Callable[..., Any]]
     worker_name: str
     grace_seconds: float
 
@@ -338,7 +341,7 @@ class AppRun:
         from ensue.plan.compile import compile_plan
 
         database = self.options.database or self.app.database
-        self.driver = open_driver(database, functions=sqlite_functions())
+        self.driver = open_driver(database, functions={**sqlite_functions(), **self.options.sql_functions})
         self.plan = compile_plan(self.model, self.driver.dialect)
         await self.driver.open()
         stack.push_async_callback(self.driver.close)

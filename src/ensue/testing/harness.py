@@ -1,7 +1,8 @@
 """An app in a test: in memory, with the outside replaced, time held still, and effects delivered when the test says so.
 
-Decides what is replaced by default; the app itself runs as in production, through the same phases. Invariants: nothing
-is delivered but by `drain`; time moves only by `clock.advance`.
+Decides what is replaced by default; the app itself runs as in production, through the same phases. Leaves how the
+database's clock is held to `held_time`. Invariants: nothing is delivered but by `drain` and `advance`; time moves only
+by `advance` and `clock.advance`, for the app and for the database alike.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ from ensue.integrations.connection import ConnectionClosed
 from ensue.integrations.contract import Integration
 from ensue.schema.interaction import Context
 from ensue.schema.written.names import suggestion
-from ensue.store.statement import Run, Statement, Work
+from ensue.testing.held_time import HeldTime
 
 if TYPE_CHECKING:
     from ensue.engine.controller import Controller
     from ensue.engine.store import Store
     from ensue.schema.model import Model
-
-_PLACEHOLDER = {"sqlite": "?1", "postgresql": "$1"}
 
 
 class FakeConnection:
@@ -61,6 +60,10 @@ class AppHarness:
     `clients` replace what integrations enter, by full name; `replace` whole integrations by namespace; `env` is the
     whole environment that settings are read from; `handles` are offered to integrations. `clock` is a `ManualClock`.
 
+    The database's clock, which leases, retries, polls and retention are compared with, is held to `clock` too: on
+    SQLite it is `clock`; on PostgreSQL, whose clock runs on, the instants of ensue's own tables are moved instead, at
+    the next `drain` or `advance`.
+
     >>> async with AppHarness(app, clients={"channels.redis": MemoryBus()}) as harness:
     ...     await harness.store.create(Message(text="hi", channel=channel))
     ...     await harness.drain()
@@ -79,7 +82,7 @@ class AppHarness:
     ) -> None:
         self.app = app
         self.clock = clock if clock is not None else ManualClock()
-        self._drained_at = self.clock.monotonic_seconds()
+        self._time = HeldTime(self.clock)
         self._connections = 0
         self.run: AppRun = app.run(
             deliver=False,
@@ -89,11 +92,13 @@ class AppHarness:
             handles=handles or {},
             clock=self.clock,
             database=database,
+            sql_functions=self._time.sql_functions(),
             worker_name="harness",
         )
 
     async def __aenter__(self) -> Self:
         await self.run.__aenter__()
+        await self._time.reach_database(self.run.driver, self.run.plan)
         return self
 
     async def __aexit__(
@@ -127,14 +132,23 @@ class AppHarness:
         """Deliver every due effect, those that are caused by it included; with `waiting` also those that wait for a
         retry.
 
-        What waits for a retry is due once `clock` was advanced past it. A failure is logged and kept with its effect,
+        What waits for a retry is due once the clock was advanced past it. A failure is logged and kept with its effect,
         as in production.
         """
-        passed = self.clock.monotonic_seconds() - self._drained_at
-        self._drained_at = self.clock.monotonic_seconds()
-        if passed > 0:
-            await self.run.driver.write(_bring_forward(self.run.driver.dialect, int(passed * 1_000_000)))
+        await self._time.reach_database(self.run.driver, self.run.plan)
         await self.run.delivery.drain(waiting=waiting)
+
+    async def advance(self, seconds: float) -> None:
+        """Let `seconds` pass, and deliver on the way what becomes due, each effect at its instant.
+
+        So an effect that keeps failing is tried as often as it would be in that time. `clock.advance` moves time alone.
+        """
+        end = self.clock.monotonic_seconds() + seconds
+        await self.drain()
+        while (remaining := end - self.clock.monotonic_seconds()) > 0:
+            pause = await self._time.seconds_to_next_instant(self.run.driver, self.run.plan)
+            self.clock.advance(seconds=remaining if pause is None else min(pause, remaining))
+            await self.drain()
 
     async def connect(self, user: Any = None) -> FakeConnection:
         """A client of `user` (a record, or None) connects; raises what an `on_connect` callback raises."""
@@ -157,9 +171,3 @@ class AppHarness:
         if name not in apis:
             raise UsageError(f"There is no API call {namespace}/{name}.{suggestion(name, apis)}")
         return await apis[name].call(Context(user=user, request=None, controller=self.controller), payload)
-
-
-def _bring_forward(dialect: str, micros: int) -> Work[None]:
-    """Let that much time pass for what waits: the table goes by the database's clock, which a test can't move."""
-    text = f"UPDATE ensue_effect SET available_at = available_at - {_PLACEHOLDER[dialect]} WHERE state = 'retry_wait'"
-    yield Run(Statement("harness.bring_forward", text), (micros,))

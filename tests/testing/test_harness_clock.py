@@ -1,0 +1,97 @@
+"""Time in a harness: it stands still, moves when told, and both databases believe it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import pytest
+
+from ensue import App, Effect, Entity, Integration, Property, Retry, side_effect
+from ensue.effects import ledger
+from ensue.testing import AppHarness
+from tests.services import fresh_database
+
+
+class Letter(Entity):
+    text: Property[str]
+
+
+class Post(Integration):
+    """Fails as often as it is told, and notes when it was called."""
+
+    failures: int = 0
+
+    def __init__(self, **given: object) -> None:
+        super().__init__(**given)
+        self.calls: list[tuple[datetime, str]] = []
+        self.left = self.failures
+
+    @side_effect(Letter, on="create", retry=Retry(max_attempts=6))
+    async def send(self, effect: Effect[Letter]) -> None:
+        self.calls.append((self.clock.now(), effect.record.text))
+        if self.left:
+            self.left -= 1
+            raise RuntimeError("not now")
+
+
+def app(failures: int = 0) -> App:
+    return App(entities=[Letter], integrations={"post": Post(failures=failures)})
+
+
+@pytest.fixture(params=["sqlite", "file", "postgres"])
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield "sqlite:///:memory:"
+    elif request.param == "file":
+        yield request.getfixturevalue("sqlite_url")
+    else:
+        with fresh_database(request.getfixturevalue("shared_postgres_url")) as url:
+            yield url
+
+
+async def test_nothing_that_failed_is_due_until_time_moves(database: str) -> None:
+    async with AppHarness(app(failures=1), database=database) as harness:
+        post = harness.integration("post")
+        await harness.store.create(Letter(text="a"))
+        await harness.drain()
+        assert len(post.calls) == 1
+        harness.clock.advance(seconds=2)
+        await harness.drain()
+        assert [text for _, text in post.calls] == ["a", "a"]
+
+
+async def test_what_becomes_due_is_delivered_on_the_way_each_at_its_instant(database: str) -> None:
+    async with AppHarness(app(failures=4), database=database) as harness:
+        post, began = harness.integration("post"), harness.clock.now()
+        await harness.store.create(Letter(text="a"))
+        await harness.advance(3600)
+        assert harness.clock.now() == began + timedelta(hours=1)
+        assert len(post.calls) == 5
+        instants = [at for at, _ in post.calls]
+        assert instants == sorted(instants)
+        # 1 + 2 + 4 + 8 seconds at most: not all at the end of the hour.
+        assert instants[-1] - began <= timedelta(seconds=16)
+
+
+async def test_attempts_end_and_retention_comes_in_the_same_time(database: str) -> None:
+    async with AppHarness(app(failures=99), database=database) as harness:
+        await harness.store.create(Letter(text="a"))
+        await harness.advance(3600)
+        [entry] = await ledger.list_effects(harness.run.driver)
+        assert (entry.state, entry.attempt) == ("dead", 6)
+        harness.integration("post").left = 0
+        await harness.store.create(Letter(text="b"))
+        await harness.drain()
+        week = timedelta(days=7)
+        assert await ledger.prune_effects(harness.run.driver, older_than=week) == 0
+        await harness.advance(week.total_seconds() + 60)
+        assert await ledger.prune_effects(harness.run.driver, older_than=week) == 1
+
+
+async def test_on_sqlite_the_databases_clock_is_the_harnesses() -> None:
+    async with AppHarness(app()) as harness:
+        harness.clock.advance(seconds=1.234567)
+        await harness.store.create(Letter(text="a"))
+        [entry] = await ledger.list_effects(harness.run.driver)
+        assert entry.enqueued_at == harness.clock.now()
