@@ -13,6 +13,12 @@ from ensue.testing import AppHarness
 from tests.services import fresh_database
 
 
+class Busy(RuntimeError):
+    """Not to be tried again for a minute."""
+
+    retry_after_seconds = 60.0
+
+
 class Letter(Entity):
     text: Property[str]
 
@@ -32,7 +38,7 @@ class Post(Integration):
         self.calls.append((self.clock.now(), effect.record.text))
         if self.left:
             self.left -= 1
-            raise RuntimeError("not now")
+            raise Busy("later") if effect.record.text == "busy" else RuntimeError("not now")
 
 
 def app(failures: int = 0) -> App:
@@ -53,12 +59,16 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
 async def test_nothing_that_failed_is_due_until_time_moves(database: str) -> None:
     async with AppHarness(app(failures=1), database=database) as harness:
         post = harness.integration("post")
-        await harness.store.create(Letter(text="a"))
+        await harness.store.create(Letter(text="busy"))
+        await harness.drain()
         await harness.drain()
         assert len(post.calls) == 1
-        harness.clock.advance(seconds=2)
+        harness.clock.advance(seconds=59)
         await harness.drain()
-        assert [text for _, text in post.calls] == ["a", "a"]
+        assert len(post.calls) == 1
+        harness.clock.advance(seconds=10)
+        await harness.drain()
+        assert len(post.calls) == 2
 
 
 async def test_what_becomes_due_is_delivered_on_the_way_each_at_its_instant(database: str) -> None:
