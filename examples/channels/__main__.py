@@ -69,7 +69,7 @@ async def _demo(given: argparse.Namespace) -> int:
         lifespan="on",
         access_log=False,
         log_config=None,
-        ws="websockets-sansio",
+        ws="ensue.server.live.wire:FrameProtocol",
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -84,6 +84,8 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def serving(application: Any, app: App | None = None, **config: Any) -> AsyncGenerator[Served]:
     """Serve an ASGI application."""
+    # As `ensue run` serves; `ws="auto"` is any other uvicorn.
+    config.setdefault("ws", "ensue.server.live.wire:FrameProtocol")
     server = _Server(uvicorn.Config(application, port=0, log_config=None, lifespan="auto", **config))
     task = asyncio.create_task(server.serve())
     try:
@@ -99,9 +101,10 @@ async def serving(application: Any, app: App | None = None, **config: Any) -> As
 
 
 @asynccontextmanager
-async def serving_app(app: App, **options: Any) -> AsyncGenerator[Served]:
+async def serving_app(app: App, *, ws: str = "", **options: Any) -> AsyncGenerator[Served]:
     """Serve an app with the tests' `authenticate`, and one user and post in it."""
-    async with serving(app.asgi(**{"authenticate": authenticate, **options}), app) as served:
+    config = {"ws": ws} if ws else {}
+    async with serving(app.asgi(**{"authenticate": authenticate, **options}), app, **config) as served:
         store = app.controller.store
         user = await store.create(User(name="ann"))
         await store.create("Post", title="first", author=user)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
-import httpx2
 import pytest
 
 from ensue import Unavailable

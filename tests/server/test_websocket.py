@@ -383,9 +383,11 @@ class TestPermission:
 class TestSlowClients:
     """One who does not listen holds up nobody."""
 
-    async def test_a_slow_client_is_sent_away(self) -> None:
+    @pytest.mark.parametrize("ws", ["auto", "ensue.server.live.wire:FrameProtocol"])
+    async def test_a_slow_client_is_sent_away(self, ws: str) -> None:
         app = make_app()
-        async with serving_app(app, subscribable=[Post], send_messages_max=20) as shop, shop.connect() as quick:
+        served = serving_app(app, ws=ws, subscribable=[Post], send_messages_max=20)
+        async with served as shop, shop.connect() as quick:
             await quick.ask(SUBSCRIBE)
             slow = await self._subscribe_and_stop_reading(shop.port)
             run = app.running

@@ -44,6 +44,9 @@ def execute(given: argparse.Namespace) -> int:
         lifespan="on",
         access_log=False,
         log_config=None,
+        # Frames that go to many are made once; compressing each of them for each client would be most of the work.
+        ws="ensue.server.live.wire:FrameProtocol",
+        ws_per_message_deflate=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
 

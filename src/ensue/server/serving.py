@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import HTTPConnection
 
-from ensue.integrations.connection import Authenticated
+from ensue.integrations.connection import Authenticated, BufferedConnection
 from ensue.schema.interaction import Context
 from ensue.server.calls import Calls
 from ensue.server.health import HealthCheck
+from ensue.server.live.flush import Flusher, attach
 from ensue.server.live.sources import Gate
 from ensue.server.live.subscriptions import Source, Subscriber, Subscriptions
 from ensue.server.openapi import describe
 from ensue.server.options import ServerOptions
+from ensue.server.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from ensue.app import AppRun
@@ -39,19 +42,23 @@ class Serving:
         self.run = run
         self.options = options
         self.calls = Calls(run)
+        self.webhooks = Webhooks(run.inbox)
         self.gate = Gate(run.model, options)
         self.health = HealthCheck(run)
         self.subscriptions = Subscriptions()
         self.clients: set[Client] = set()
         self._everyone_left = asyncio.Event()
         run.controller.on_commit(lambda commit: self.subscriptions.touched(commit.touched))
+        self._flusher = Flusher()
         self._watching = asyncio.Lock()
         self._watches = False
 
     @cached_property
     def document(self) -> dict[str, Any]:
         """The OpenAPI document, without `servers`."""
-        return describe(self.run.model, self.calls.payloads.values(), self.run.apis)
+        return describe(
+            self.run.model, self.calls.payloads.values(), self.run.apis, self.run.inbox.endpoints.webhooks.values()
+        )
 
     async def subscribe(self, source: Source, subscriber: Subscriber) -> None:
         """Subscribe, hearing of other processes' commits from the first subscription on."""
@@ -76,6 +83,10 @@ class Serving:
     def context(self, user: Any, connection: HTTPConnection | None) -> Context:
         """The context for callbacks of the application."""
         return Context(user=user, request=connection, controller=self.run.controller)
+
+    def write_directly(self, connection: BufferedConnection, scope: Mapping[str, Any]) -> bool:
+        """Let `connection` write without a task of its own; false if the server that runs us can't."""
+        return attach(connection, scope, self._flusher)
 
     def enter(self, client: Client) -> None:
         """A WebSocket client has come."""

@@ -1,9 +1,9 @@
 """One client on `/ws`: what it says is run, what concerns it is sent, until one side ends it.
 
 Decides which tasks a connection has and how it ends. Leaves the words to `protocol`, the buffer to
-`BufferedConnection`, and what is read to `sources`. Invariants: nothing ever waits for a client but the one task that
-sends to it; a request that was begun is finished even if the client leaves; every connection that was announced to
-integrations is taken leave of.
+`BufferedConnection`, writing to `flush`, and what is read to `sources`. Invariants: nothing ever waits for a client
+but, where the server offers no wire, the one task that sends to it; a request that was begun is finished even if the
+client leaves; every connection that was announced to integrations is taken leave of.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ class Client:
     # --- Staying ------------------------------------------------------------------------------------------------------
 
     async def _converse(self) -> None:
-        work = [self._listen(), self._send(), self._beat()]
+        work = [self._listen(), self._beat()]
+        if not self.serving.write_directly(self.connection, self.websocket.scope):
+            work.append(self._send())
         if self._credentials is not None:
             work.append(self._stay_known(self._credentials))
         tasks = [asyncio.create_task(each) for each in work]
