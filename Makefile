@@ -13,7 +13,7 @@ export PATH := $(BIN):$(PATH)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check static bench kill
+.PHONY: help demo test check static bench kill queues chaos
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,13 @@ bench: $(STAMP) ## run the benchmarks
 
 kill: $(STAMP) ## kill -9 200 times over 20,000 effects; DATABASE chooses an empty PostgreSQL one
 	python -m tests.durability.kill --kills 200 --effects 20000 $(if $(DATABASE),--life 3 --database '$(DATABASE)')
+
+queues: $(STAMP) ## compare delivery with three queues on PostgreSQL, in one run
+	uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[contest]' || python -m pip install --quiet -c constraints.txt -e '.[contest]'
+	python -m benchmarks.queues
+
+chaos: $(STAMP) ## ten minutes of kills and outages: 1,000 kills over 100,000 effects
+	python -m tests.chaos.run --seconds 600 --kills 1000 --effects 100000
 
 static: $(STAMP)
 	ruff check $(RUFF_FOLDERS)
