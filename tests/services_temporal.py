@@ -44,9 +44,9 @@ class TemporalServer(_Server):
 
     def _answers(self) -> bool:
         # The namespace, not a mere connect: it is made a moment after the server listens.
-        with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._http_port}/api/v1/namespaces/default", timeout=1):
-                return True
+        url = f"http://127.0.0.1:{self._http_port}/api/v1/namespaces/default"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1):
+            return True
         return False
 
 
