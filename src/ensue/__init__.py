@@ -15,7 +15,9 @@ from ensue.errors import (
     NotLoaded,
     PlannedError,
     Rejected,
+    Throttled,
     Unavailable,
+    UnknownOutcome,
     UsageError,
 )
 from ensue.expression.trace import Expr, match, now, total
@@ -24,7 +26,8 @@ from ensue.schema.computations.computed import Computed
 from ensue.schema.computations.custom import SKIP, Custom
 from ensue.schema.computations.machine import Mutation, State, StateMachine, Transition
 from ensue.schema.computations.transform import Transform
-from ensue.schema.effect import Effect, Retry, SideEffect, side_effect
+from ensue.schema.delivery import Breaker, Rate, Receipt, Retry, Target
+from ensue.schema.effect import Effect, SideEffect, side_effect
 from ensue.schema.entity import Entity, Globals, Keep, Relation
 from ensue.schema.event import DispatchResult, MutationEvent
 from ensue.schema.incoming import AsUser, Incoming, NewRecord
@@ -41,6 +44,24 @@ if TYPE_CHECKING:
     from ensue.integrations.api import API, api
     from ensue.integrations.connection import Authenticated
     from ensue.integrations.contract import Health, Integration
+    from ensue.integrations.inbound.consumer import (
+        AmqpPlace,
+        Consumer,
+        ConsumerOptions,
+        NatsPlace,
+        RedisPlace,
+        consume,
+    )
+    from ensue.integrations.inbound.message import Inbound
+    from ensue.integrations.inbound.verify import (
+        GitHubSignature,
+        HmacSignature,
+        NoVerification,
+        StandardWebhooks,
+        StripeSignature,
+        Verifier,
+    )
+    from ensue.integrations.inbound.webhook import Webhook, WebhookOptions, webhook
     from ensue.integrations.settings.environment import env
 
 __version__ = "0.1.0"
@@ -48,14 +69,30 @@ __version__ = "0.1.0"
 _LATER: dict[str, str] = {
     "API": "ensue.integrations.api",
     "AggregatedIntegration": "ensue.integrations.aggregate",
+    "AmqpPlace": "ensue.integrations.inbound.consumer",
     "App": "ensue.app",
     "Authenticated": "ensue.integrations.connection",
+    "Consumer": "ensue.integrations.inbound.consumer",
+    "ConsumerOptions": "ensue.integrations.inbound.consumer",
     "Controller": "ensue.engine.controller",
+    "GitHubSignature": "ensue.integrations.inbound.verify",
     "Health": "ensue.integrations.contract",
+    "HmacSignature": "ensue.integrations.inbound.verify",
+    "Inbound": "ensue.integrations.inbound.message",
     "Integration": "ensue.integrations.contract",
+    "NatsPlace": "ensue.integrations.inbound.consumer",
+    "NoVerification": "ensue.integrations.inbound.verify",
+    "RedisPlace": "ensue.integrations.inbound.consumer",
+    "StandardWebhooks": "ensue.integrations.inbound.verify",
     "Store": "ensue.engine.store",
+    "StripeSignature": "ensue.integrations.inbound.verify",
+    "Verifier": "ensue.integrations.inbound.verify",
+    "Webhook": "ensue.integrations.inbound.webhook",
+    "WebhookOptions": "ensue.integrations.inbound.webhook",
     "api": "ensue.integrations.api",
+    "consume": "ensue.integrations.inbound.consumer",
     "env": "ensue.integrations.settings.environment",
+    "webhook": "ensue.integrations.inbound.webhook",
 }
 """Where the names live that are imported on first use."""
 
@@ -77,13 +114,17 @@ __all__ = [
     "SKIP",
     "Activity",
     "AggregatedIntegration",
+    "AmqpPlace",
     "AnyOf",
     "App",
     "AsUser",
     "Authenticated",
     "Average",
+    "Breaker",
     "Computed",
     "ConstraintViolated",
+    "Consumer",
+    "ConsumerOptions",
     "Context",
     "Controller",
     "Count",
@@ -95,8 +136,11 @@ __all__ = [
     "Entity",
     "EveryOf",
     "Expr",
+    "GitHubSignature",
     "Globals",
     "Health",
+    "HmacSignature",
+    "Inbound",
     "Incoming",
     "Integration",
     "Interaction",
@@ -109,32 +153,47 @@ __all__ = [
     "Min",
     "Mutation",
     "MutationEvent",
+    "NatsPlace",
     "NewRecord",
+    "NoVerification",
     "NotFound",
     "NotLoaded",
     "One",
     "PlannedError",
     "Property",
+    "Rate",
+    "Receipt",
+    "RedisPlace",
     "Ref",
     "Rejected",
     "Relation",
     "Retry",
     "Schema",
     "SideEffect",
+    "StandardWebhooks",
     "State",
     "StateMachine",
     "Store",
+    "StripeSignature",
     "Sum",
+    "Target",
+    "Throttled",
     "Through",
     "Transform",
     "Transition",
     "Unavailable",
+    "UnknownOutcome",
     "UsageError",
+    "Verifier",
+    "Webhook",
+    "WebhookOptions",
     "api",
+    "consume",
     "define_type",
     "env",
     "match",
     "now",
     "side_effect",
     "total",
+    "webhook",
 ]

@@ -143,6 +143,30 @@ class Conflict(Unavailable):
     code = "E0410"
 
 
+class Throttled(Unavailable):
+    """The other side asked to wait: nothing more goes to the target of the effect until `retry_after_seconds` have passed.
+
+    Uses up no attempt.
+
+    >>> raise Throttled(float(response.headers["Retry-After"]))
+    """
+
+    code = "E0430"
+
+    def __init__(self, retry_after_seconds: float, message: str = "") -> None:
+        super().__init__(message or f"told to wait {retry_after_seconds:g} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UnknownOutcome(EnsueError):
+    """The call may have been accepted: it must not be made again before somebody has asked.
+
+    A side effect with `verify=` asks by itself; without, the effect waits for `ensue effects resolve`.
+    """
+
+    code = "E0431"
+
+
 # --- Defects of ensue ------------------------------------------------------------------------------------------------
 
 

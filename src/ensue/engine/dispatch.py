@@ -58,7 +58,10 @@ def store_events(tx: Transaction, given: Sequence[tuple[RecordPlan, dict[str, An
     rows: dict[str, Any] = {}
     for name, items in drafts.items():
         rows[name] = iter((yield from insert_rows(tx, tx.plan.records[name], items)))
-    return [_dispatched(tx, plan, next(rows[plan.name]), interaction) for plan, _, interaction in given]
+    stored = [_dispatched(tx, plan, next(rows[plan.name]), interaction) for plan, _, interaction in given]
+    if stored and tx.cause is None:
+        tx.cause = (stored[0].plan.name, stored[0].row[0])
+    return stored
 
 
 def _dispatched(tx: Transaction, plan: RecordPlan, row: Row, interaction: Any) -> Dispatched:

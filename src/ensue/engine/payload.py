@@ -29,7 +29,7 @@ class _Payload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_payload(model: Model, text: str) -> MutationEvent[Any]:
-    """The event that `commit.effect_payload` wrote.
+    """The event that `enqueuing.collect.effect_payload` wrote.
 
     Raises `InternalError` for another version or a record type that is gone.
     """

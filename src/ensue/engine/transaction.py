@@ -68,6 +68,8 @@ class Transaction:
     propagating: bool = False
     ended: bool = False  # a task that was started inside may still hold it
     token: str = ""  # part of the keys of this transaction's effects
+    cause: tuple[str, int] | None = None  # the event of its (first) dispatch, kept with its effects
+    trace: str | None = None  # the trace that it belongs to, kept with its effects
     session: Any = None
     writable: bool = True
     opener: Callable[[], Awaitable[None]] | None = None  # starts it, when it has not been yet

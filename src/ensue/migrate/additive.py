@@ -33,6 +33,9 @@ from ensue.schema.model import CustomModel, Machine
 from ensue.store.driver import Driver
 from ensue.store.statement import Run, Statement, Work
 
+SYSTEM_PREFIXES = ("ensue_effect", "ensue_id", "ensue_inbox", "ensue_task", "ensue_meta")
+"""Of the names of ensue's own tables; those of events begin with ensue_event and belong to the app."""
+
 ADOPT = "and then run `ensue migrate module:app --adopt`"
 
 
@@ -171,6 +174,8 @@ class _Planner:
             }
             if item.part in additions:
                 additions[item.part](item)
+        elif item.part == "index" and item.table.startswith(SYSTEM_PREFIXES):
+            self._own_index(item)
         else:
             self._refuse(item, "It holds data or rules that only you can decide about. Change the database by hand")
 
@@ -220,6 +225,13 @@ class _Planner:
     def _index(self, item: Difference) -> None:
         index = next(i for i in self._tables[item.table].indexes if str(i.name) == item.name)
         self._to.late.append(index_ddl(self._layout, index))
+
+    def _own_index(self, item: Difference) -> None:
+        """An index of ensue's own tables: it holds nothing, and another version looks for things in other ways."""
+        text = Text(self._plan.dialect)
+        self._to.late.append(Statement(f"{item.name}.drop_index", f"DROP INDEX {text.quote(item.name)}"))
+        if item.kind == "changed":
+            self._index(item)
 
     # --- Definitions ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ensue.errors import InternalError
+from ensue.expression.nodes import Node
 from ensue.expression.python import compile_function, source
 from ensue.plan.admit import compile_admit, compile_local, normalisers
 from ensue.plan.ddl import ddl_statements, fingerprint
@@ -284,6 +285,7 @@ def _views_of_listeners(record: RecordPlan) -> Iterator[View]:
     for effect in record.effects:
         yield effect.where_view
         yield effect.order_view
+        yield effect.delay_view
     for change in record.triggers:
         yield from (transition.view for transition in _transitions(record, change))
 
@@ -312,5 +314,8 @@ def _effect(layout: Layout, effect: EffectModel) -> EffectPlan:
         where_view, where = function_of(layout, record, effect.where, predicate=True)
     if effect.order_by is not None:
         order_view, order_by = function_of(layout, record, effect.order_by)
+    delay_view, delay = empty_view(record), None
+    if isinstance(effect.delay, Node):
+        delay_view, delay = function_of(layout, record, effect.delay)
     of = tuple(layout.position(record, link_name(layout.model, record, name)) for name in effect.of)
-    return EffectPlan(effect, of, where_view, where, order_view, order_by)
+    return EffectPlan(effect, of, where_view, where, order_view, order_by, delay_view, delay)

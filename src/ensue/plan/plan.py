@@ -221,6 +221,8 @@ class EffectPlan:
     where: Callable[..., bool] | None
     order_view: View
     order_by: Callable[..., Any] | None
+    delay_view: View
+    delay: Callable[..., Any] | None  # of one that depends on the record
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal
 
 from ensue.errors import Origin
@@ -292,6 +293,7 @@ class EffectModel:
     content: Callable[..., Any]
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     origin: Origin = Origin("", 0)
+    delay: Node | timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The effect table as both its writers know it: who enqueues (the engine) and who delivers meet here and nowhere else.
 
-Decides the names of the states, the database's clock in SQL, and the two statements of the causing transaction: the
-positions of ordered effects and the insert of all of them. Leaves claiming and settling to `ensue.effects`.
+Decides the names of the states, the database's clock in SQL, and the statements of the causing transaction: the
+positions of ordered effects, the insert of all of them, and the end of those that a newer one supersedes. Leaves claiming
+and settling to `ensue.effects`.
 Invariants: the text of a statement is constant for any number of rows, all rows travel as one JSON parameter, and
 every instant is the database's.
 """
@@ -15,14 +16,18 @@ from ensue.errors import Rejected
 from ensue.store.driver import Dialect
 from ensue.store.statement import Statement
 
-EffectState = Literal["pending", "claimed", "retry_wait", "done", "dead", "cancelled"]
+EffectState = Literal["pending", "claimed", "retry_wait", "parked", "unknown", "done", "dead", "cancelled"]
 WAITING: Final[tuple[EffectState, ...]] = ("pending", "retry_wait")
+HELD: Final[tuple[EffectState, ...]] = ("parked", "unknown")
+"""Those that wait for something else than their time: the target, an answer, or an operator."""
+CLAIMABLE: Final[tuple[EffectState, ...]] = (*WAITING, *HELD)
 SETTLED: Final[tuple[EffectState, ...]] = ("done", "dead", "cancelled")
-RESERVED: Final[tuple[str, ...]] = ("parked", "unknown")
-"""States that the design names and nothing enters yet.
 
-The table's check admits them so that no migration is due later.
-"""
+SUPERSEDED: Final = "superseded"
+"""The `error_class` of an effect that was cancelled because a newer one of its key came (`coalesce=True`)."""
+
+NEVER: Final = 253_402_300_799_000_000
+"""The `available_at` of what only an operator can set going: the end of the year 9999."""
 
 PAYLOAD_VERSION: Final = 1
 """The value of the field `v` in a payload."""
@@ -54,19 +59,46 @@ STATEMENT_NOW: Final[Mapping[Dialect, str]] = {
 }
 """The same for queries: one instant per statement."""
 
+_PLAIN_COLUMNS: Final = "name, key, record, record_id, payload, order_key, position, trace, cause, cause_id"
+_NEW_COLUMNS: Final = f"{_PLAIN_COLUMNS}, target, priority, due_at, available_at"
 _ENQUEUE: Final[Mapping[Dialect, Statement]] = {
     "sqlite": Statement(
         "effect.enqueue",
-        "INSERT INTO ensue_effect (name, key, record, record_id, payload, order_key, position, trace)"
-        " SELECT value ->> 'name', value ->> 'key', value ->> 'record', value ->> 'record_id', value ->> 'payload',"
-        " value ->> 'order_key', value ->> 'position', value ->> 'trace' FROM json_each(?1)",
+        f"INSERT INTO ensue_effect ({_NEW_COLUMNS}) SELECT "
+        + ", ".join(f"value ->> '{name}'" for name in _PLAIN_COLUMNS.split(", "))
+        + ", coalesce(value ->> 'target', value ->> 'name'), coalesce(value ->> 'priority', 0),"
+        f" coalesce(value ->> 'due_at', {DEFAULT_NOW['sqlite']} + (value ->> 'delay')),"
+        f" coalesce(value ->> 'due_at', {DEFAULT_NOW['sqlite']} + coalesce(value ->> 'delay', 0)) FROM json_each(?1)",
     ),
     "postgresql": Statement(
         "effect.enqueue",
-        "INSERT INTO ensue_effect (name, key, record, record_id, payload, order_key, position, trace)"
-        " SELECT name, key, record, record_id, payload, order_key, position, trace"
+        f"INSERT INTO ensue_effect ({_NEW_COLUMNS}) SELECT {_PLAIN_COLUMNS},"
+        f" coalesce(target, name), coalesce(priority, 0), coalesce(due_at, {DEFAULT_NOW['postgresql']} + delay),"
+        f" coalesce(due_at, {DEFAULT_NOW['postgresql']} + coalesce(delay, 0))"
         " FROM json_to_recordset($1::text::json) AS r(name text, key text, record text, record_id bigint, payload text,"
-        " order_key text, position bigint, trace text)",
+        " order_key text, position bigint, trace text, cause text, cause_id bigint, target text, priority bigint,"
+        " due_at bigint, delay bigint)",
+    ),
+}
+
+# Not `unknown` ones: whether they arrived must be found out first.
+_SUPERSEDED: Final = (
+    f"state IN {in_list((*WAITING, 'parked'))} AND order_key IS NOT NULL AND state NOT IN {in_list(SETTLED)}"
+)
+
+_SUPERSEDE: Final[Mapping[Dialect, Statement]] = {
+    "sqlite": Statement(
+        "effect.supersede",
+        f"UPDATE ensue_effect AS e SET state = 'cancelled', error_class = '{SUPERSEDED}', settled_at = {STATEMENT_NOW['sqlite']}"
+        " FROM (SELECT key, value FROM json_each(?1)) AS k"
+        f" WHERE e.order_key = k.key AND e.position < k.value AND {_SUPERSEDED}",
+    ),
+    "postgresql": Statement(
+        "effect.supersede",
+        "WITH older AS MATERIALIZED (SELECT e.id FROM json_each_text($1::text::json) k JOIN ensue_effect e"
+        f" ON e.order_key = k.key AND e.position < k.value::bigint AND {_SUPERSEDED} ORDER BY e.id FOR NO KEY UPDATE OF e)"
+        f" UPDATE ensue_effect e SET state = 'cancelled', error_class = '{SUPERSEDED}',"
+        f" settled_at = {STATEMENT_NOW['postgresql']} FROM older WHERE e.id = older.id AND {_SUPERSEDED}",
     ),
 }
 
@@ -93,11 +125,13 @@ _ALLOT: Final[Mapping[Dialect, Statement]] = {
 _NOTIFY: Final = Statement("effect.notify", f"SELECT pg_notify('{NOTIFY_CHANNEL}', $1::text)", rows=True)
 
 
-class NewEffect(msgspec.Struct, frozen=True, kw_only=True):
+class NewEffect(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One effect to enqueue; also one row of the JSON parameter.
 
     `name` is the qualified side effect (`"channels.publish"`), `record` and `record_id` what it is about, `payload` a
     JSON object with `"v": PAYLOAD_VERSION`. With `order_by=`, `order_key` and `position` come from `allot_statement`.
+    `target` is by default the name. It is due `delay` µs after now, or at the instant `due_at` (µs since 1970). `cause`
+    and `cause_id` name the event of the dispatch that caused it, `trace` the trace that it belongs to.
     """
 
     name: str
@@ -108,6 +142,12 @@ class NewEffect(msgspec.Struct, frozen=True, kw_only=True):
     order_key: str | None = None
     position: int | None = None
     trace: str | None = None
+    target: str | None = None
+    priority: int = 0
+    delay: int | None = None
+    due_at: int | None = None
+    cause: str | None = None
+    cause_id: int | None = None
 
 
 def effect_key(name: str, record: str, record_id: int, transition: str) -> str:
@@ -162,6 +202,19 @@ def allot_statement(dialect: Dialect) -> Statement:
 def allot_params(counts: Mapping[str, int]) -> tuple[str]:
     """The parameters of `allot_statement`: how many positions each order key needs."""
     return (msgspec.json.encode(dict(sorted(counts.items()))).decode(),)
+
+
+def supersede_statement(dialect: Dialect) -> Statement:
+    """The end of the waiting effects of order keys that came before a position; its parameters come from `supersede_params`.
+
+    Run it after the insert: positions were allotted under a lock that is held to the commit.
+    """
+    return _SUPERSEDE[dialect]
+
+
+def supersede_params(newest: Mapping[str, int]) -> tuple[str]:
+    """The parameters of `supersede_statement`: the position of the newest effect of each order key."""
+    return (msgspec.json.encode(dict(sorted(newest.items()))).decode(),)
 
 
 def notify_statement(dialect: Dialect) -> Statement | None:

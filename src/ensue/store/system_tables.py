@@ -7,12 +7,14 @@ compared with another's. Imported only where a plan is compiled: `import ensue` 
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import (
+    REAL,
     BigInteger,
     CheckConstraint,
     Column,
+    Double,
     Identity,
     Index,
     Integer,
@@ -26,10 +28,12 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
-from ensue.store.effect_table import DEFAULT_NOW, RESERVED, SETTLED, WAITING, in_list
+from ensue.store.effect_table import CLAIMABLE, DEFAULT_NOW, HELD, SETTLED, WAITING, in_list
 from ensue.store.inbox_table import CLOSED, STATES
+from ensue.store.task_table import PHASES
 
 _BIGINT: Final = BigInteger().with_variant(Integer(), "sqlite")
+_DOUBLE: Any = cast("Any", Double)().with_variant(REAL(), "sqlite")
 _TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
 
 ANONYMOUS: Final = 0
@@ -59,10 +63,13 @@ class SystemTables:
 
     effect: Table
     effect_order: Table
+    effect_target: Table
+    effect_attempt: Table
     idempotency: Table
     id_block: Table
     meta: Table
     inbox: Table
+    task_poll: Table
 
 
 def define_system_tables(metadata: MetaData) -> SystemTables:
@@ -70,15 +77,18 @@ def define_system_tables(metadata: MetaData) -> SystemTables:
     return SystemTables(
         effect=_effect(metadata),
         effect_order=_effect_order(metadata),
+        effect_target=_effect_target(metadata),
+        effect_attempt=_effect_attempt(metadata),
         idempotency=_idempotency(metadata),
         id_block=_id_block(metadata),
         meta=_meta(metadata),
         inbox=_inbox(metadata),
+        task_poll=_task_poll(metadata),
     )
 
 
 def _effect(metadata: MetaData) -> Table:
-    states = in_list(("claimed", *WAITING, *SETTLED, *RESERVED))
+    states = in_list(("claimed", *WAITING, *SETTLED, *HELD))
     table = Table(
         "ensue_effect",
         metadata,
@@ -101,17 +111,72 @@ def _effect(metadata: MetaData) -> Table:
         Column("error_class", _TEXT),
         Column("error", _TEXT),
         Column("trace", _TEXT),
+        Column("cause", _TEXT),
+        Column("cause_id", _BIGINT),
+        Column("target", _TEXT, nullable=False, server_default=text("''")),
+        Column("priority", _BIGINT, nullable=False, server_default=text("0")),
+        Column("due_at", _BIGINT),
+        Column("claimed_at", _BIGINT),
+        Column("first_sent_at", _BIGINT),
+        Column("failures", _BIGINT, nullable=False, server_default=text("0")),
+        Column("doubt", _BIGINT, nullable=False, server_default=text("0")),
+        Column("provider_id", _TEXT),
+        Column("note", _TEXT),
         CheckConstraint(f"state IN {states}", name="ensue_effect_state"),
         CheckConstraint("(order_key IS NULL) = (position IS NULL)", name="ensue_effect_ordered"),
         CheckConstraint("(state = 'claimed') = (lease_token IS NOT NULL)", name="ensue_effect_leased"),
         sqlite_strict=True,
     )
-    _partial_index(table, "ensue_effect_due", ("name", "available_at", "id"), f"state IN {in_list(WAITING)}")
+    claimable = f"state IN {in_list(CLAIMABLE)}"
+    _partial_index(table, "ensue_effect_plain", ("name", "available_at", "id"), f"{claimable} AND order_key IS NULL")
+    _partial_index(table, "ensue_effect_keyed", ("name", "available_at"), f"{claimable} AND order_key IS NOT NULL")
+    _partial_index(table, "ensue_effect_parked", ("name",), "state = 'parked'")
     _partial_index(table, "ensue_effect_lease", ("name", "lease_until"), "state = 'claimed'")
     unsettled = f"order_key IS NOT NULL AND state NOT IN {in_list(SETTLED)}"
     _partial_index(table, "ensue_effect_head", ("order_key", "position"), unsettled)
     _partial_index(table, "ensue_effect_settled", ("state", "settled_at"), f"state IN {in_list(SETTLED)}")
     return table
+
+
+def _effect_target(metadata: MetaData) -> Table:
+    return Table(
+        "ensue_effect_target",
+        metadata,
+        Column("target", _TEXT, primary_key=True),
+        Column("version", _BIGINT, nullable=False, server_default=text("0")),
+        Column("paused", _BIGINT, nullable=False, server_default=text("0")),
+        Column("reason", _TEXT),
+        Column("held_until", _BIGINT, nullable=False, server_default=text("0")),
+        Column("breaker_state", _TEXT, nullable=False, server_default=text("'closed'")),
+        Column("open_until", _BIGINT, nullable=False, server_default=text("0")),
+        Column("open_seconds", _DOUBLE, nullable=False, server_default=text("0")),
+        Column("probe_token", _TEXT),
+        Column("probe_until", _BIGINT, nullable=False, server_default=text("0")),
+        Column("tokens", _DOUBLE),
+        Column("refilled_at", _BIGINT, nullable=False, server_default=text("0")),
+        CheckConstraint("breaker_state IN ('closed', 'open', 'half_open')", name="ensue_effect_target_breaker"),
+        sqlite_strict=True,
+        sqlite_with_rowid=False,
+    )
+
+
+def _effect_attempt(metadata: MetaData) -> Table:
+    return Table(
+        "ensue_effect_attempt",
+        metadata,
+        Column("id", _BIGINT, Identity(always=False), primary_key=True),
+        Column("effect_id", _BIGINT, nullable=False),
+        Column("attempt", _BIGINT, nullable=False),
+        Column("worker", _TEXT),
+        Column("started_at", _BIGINT),
+        Column("ended_at", _BIGINT, nullable=False, server_default=DatabaseNow()),
+        Column("outcome", _TEXT, nullable=False),
+        Column("error_class", _TEXT),
+        Column("error", _TEXT),
+        Column("provider_id", _TEXT),
+        Index("ensue_effect_attempt_of", "effect_id", "id"),
+        sqlite_strict=True,
+    )
 
 
 def _partial_index(table: Table, name: str, columns: tuple[str, ...], where: str) -> None:
@@ -172,6 +237,39 @@ def _inbox(metadata: MetaData) -> Table:
     _partial_index(table, "ensue_inbox_due", ("available_at", "id"), "state = 'received'")
     _partial_index(table, "ensue_inbox_failed", ("id",), "state = 'failed'")
     _partial_index(table, "ensue_inbox_closed", ("handled_at",), f"state IN {in_list(CLOSED)}")
+    return table
+
+
+def _task_poll(metadata: MetaData) -> Table:
+    table = Table(
+        "ensue_task_poll",
+        metadata,
+        Column("task_type", _TEXT, primary_key=True),
+        Column("task_id", _BIGINT, primary_key=True, autoincrement=False),
+        Column("integration", _TEXT, nullable=False),
+        Column("phase", _TEXT, nullable=False),
+        Column("key", _TEXT, nullable=False),
+        Column("past_keys", _TEXT, nullable=False, server_default=text("'[]'")),
+        Column("external_id", _TEXT),
+        Column("submits", _BIGINT, nullable=False, server_default=text("0")),
+        Column("polls", _BIGINT, nullable=False, server_default=text("0")),
+        Column("failures", _BIGINT, nullable=False, server_default=text("0")),
+        Column("sent_at", _BIGINT),
+        Column("deadline_at", _BIGINT, nullable=False),
+        Column("next_at", _BIGINT),
+        Column("settled_at", _BIGINT),
+        Column("lease_token", _TEXT),
+        Column("lease_until", _BIGINT),
+        Column("worker", _TEXT),
+        Column("error", _TEXT),
+        CheckConstraint(f"phase IN {in_list(PHASES)}", name="ensue_task_poll_phase"),
+        CheckConstraint("(phase = 'settled') = (next_at IS NULL)", name="ensue_task_poll_scheduled"),
+        Index("ensue_task_poll_external", "integration", "external_id"),
+        Index("ensue_task_poll_key", "integration", "key"),
+        sqlite_strict=True,
+    )
+    _partial_index(table, "ensue_task_poll_due", ("integration", "next_at"), "next_at IS NOT NULL")
+    _partial_index(table, "ensue_task_poll_settled", ("settled_at",), "settled_at IS NOT NULL")
     return table
 
 

@@ -15,8 +15,8 @@ from ensue.clock import Clock
 from ensue.effects.deliver import Delivery, Watch
 from ensue.effects.retry import Retry
 from ensue.effects.target import EffectRow, Target
-from ensue.engine.commit import INITIAL_EFFECT, AfterCommit
 from ensue.engine.controller import Controller
+from ensue.engine.enqueuing.collect import INITIAL_EFFECT, AfterCommit
 from ensue.engine.payload import decode_payload
 from ensue.schema.effect import Effect
 from ensue.schema.model import EffectModel, Model

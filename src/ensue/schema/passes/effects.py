@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from ensue.errors import DeclarationError, PlannedError
 from ensue.expression.nodes import Node
 from ensue.expression.records import CollectionType, FieldType
 from ensue.expression.trace import Path, Shape
-from ensue.schema.effect import SideEffect
+from ensue.schema.delivery import Target
+from ensue.schema.effect import EffectOptions, SideEffect
 from ensue.schema.model import ID_TYPE, EffectModel
 from ensue.schema.passes.build import Build
 from ensue.schema.passes.scope import expression
@@ -20,12 +22,22 @@ from ensue.schema.written.names import suggestion
 def build_effects(build: Build, side_effects: Mapping[str, SideEffect]) -> dict[str, EffectModel]:
     """The side effects of an app, by qualified name."""
     found: dict[str, EffectModel] = {}
+    targets: dict[str, Target] = {}
     for name, effect in side_effects.items():
         try:
             found[name] = _effect(build, name, effect)
+            _one_meaning(targets, effect.options.target)
         except DeclarationError as error:
             build.report(error, f"side effect {name!r}", effect.origin)
     return found
+
+
+def _one_meaning(targets: dict[str, Target], target: Target | None) -> None:
+    if target is not None and targets.setdefault(target.name, target) != target:
+        raise DeclarationError(
+            f"target {target.name!r} is declared with other limits elsewhere: {targets[target.name]!r} and {target!r}."
+            " Make one Target and use it for both."
+        )
 
 
 def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
@@ -40,8 +52,7 @@ def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
         raise PlannedError(f"side effects of globals ({record}) are planned.")
     if not any(inspect.iscoroutinefunction(item) for item in (effect.content, type(effect.content).__call__)):
         raise DeclarationError("its content is not async; expected `async def content(effect)`.")
-    if options.delivery not in ("durable", "after_commit"):
-        raise DeclarationError(f"delivery={options.delivery!r}: expected 'durable' or 'after_commit'.")
+    _check(options)
     where = None if options.where is None else _condition(build, options.where, record)
     order_by = None if options.order_by is None else expression(build, options.order_by, record, "order_by=")
     fields = tuple(_selected(build, item, record) for item in options.fields)
@@ -55,13 +66,69 @@ def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
         order_by,
         durable=options.delivery == "durable",
         content=effect.content,
-        options={
-            "retry": options.retry,
-            "timeout_seconds": options.timeout_seconds,
-            "concurrency": options.concurrency,
-        },
+        options={option: getattr(options, option) for option in OF_DELIVERY},
         origin=effect.origin,
+        delay=options.delay
+        if options.delay is None or isinstance(options.delay, timedelta)
+        else _delay(build, options.delay, record),
     )
+
+
+OF_DELIVERY = (
+    "retry",
+    "timeout_seconds",
+    "concurrency",
+    "target",
+    "poison",
+    "coalesce",
+    "batch",
+    "priority",
+    "verify",
+    "key_ttl",
+)
+"""The options that matter to delivery; a frozen side effect has them under these names."""
+
+
+def _check(options: EffectOptions) -> None:
+    """Refuse values that mean nothing, and combinations of which one half would be ignored."""
+    if options.delivery not in ("durable", "after_commit"):
+        raise DeclarationError(f"delivery={options.delivery!r}: expected 'durable' or 'after_commit'.")
+    if options.poison not in ("skip", "block", "park"):
+        raise DeclarationError(f"poison={options.poison!r}: expected 'skip', 'block' or 'park'.")
+    if options.order_by is None and (options.coalesce or options.poison != "skip"):
+        what = "coalesce=True" if options.coalesce else f"poison={options.poison!r}"
+        raise DeclarationError(f"{what} is about the effects of one key; add order_by=.")
+    if options.batch is not None and options.batch < 1:
+        raise DeclarationError(
+            f"batch={options.batch!r}: expected how many effects the function takes at most, 1 or more."
+        )
+    if not 0 <= options.priority <= 9:
+        raise DeclarationError(f"priority={options.priority!r}: expected 0 (the default) to 9.")
+    if options.key_ttl is not None and options.key_ttl <= timedelta(0):
+        raise DeclarationError(f"key_ttl={options.key_ttl!r}: expected how long the other side folds repeats, above 0.")
+    if isinstance(options.delay, timedelta) and options.delay < timedelta(0):
+        raise DeclarationError(f"delay={options.delay!r}: expected a time that is not negative.")
+    if options.verify is not None and not inspect.iscoroutinefunction(options.verify):
+        wrapped = getattr(options.verify, "func", None)
+        if not inspect.iscoroutinefunction(wrapped):
+            raise DeclarationError("verify= is not async; expected `async def verify(effect)`.")
+    if options.delivery == "after_commit":
+        unused = [
+            name for name in ("target", "delay", "verify", "key_ttl", "batch") if getattr(options, name) is not None
+        ]
+        if unused:
+            raise DeclarationError(
+                f"{unused[0]}= needs delivery='durable': an after-commit effect is called once, at once, and not kept."
+            )
+
+
+def _delay(build: Build, delay: Any, record: str) -> Node | timedelta | None:
+    if delay is None or isinstance(delay, timedelta):
+        return delay
+    node = expression(build, delay, record, "delay=")
+    if node.type.base not in ("int", "float", "decimal", "datetime"):
+        raise DeclarationError(f"delay= must be a number of seconds or a datetime; the expression gives {node.type}.")
+    return node
 
 
 def _condition(build: Build, where: Any, record: str) -> Node:

@@ -1,0 +1,117 @@
+"""How effects are delivered, as it is declared: how long to try, where they go, what a call may answer.
+
+Decides the values `Retry`, `Target`, `Rate`, `Breaker`, `Receipt`, and that impossible ones are refused where they are
+written. Leaves what follows from them to `ensue.effects`. Invariant: all of them are values; two equal ones mean the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, TypeAlias
+
+from ensue.errors import DeclarationError
+
+Poison: TypeAlias = Literal["skip", "block", "park"]
+"""What becomes of the head of an order key when its attempts or its age end."""
+
+ErrorClass: TypeAlias = Literal["transient", "throttled", "unavailable", "rejected", "unknown", "bug", "lost"]
+"""What kind of failure it was; decides what follows. `lost` is given by ensue when a worker did not come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long to try: at most `max_attempts` times and not after `max_age` since the change.
+
+    An outage of the other side, throttling, a lost worker and a shutdown use up no attempt; they end with the age alone.
+    """
+
+    max_attempts: int = 20
+    max_age: timedelta = timedelta(days=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` calls in `per_seconds`, over all processes; up to `burst` of them at once.
+
+    Without `burst` a tenth of `count` may go at once, at least one.
+
+    >>> Rate(100, per_seconds=1).burst_count
+    10
+    """
+
+    count: float
+    per_seconds: float
+    burst: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.count <= 0 or self.per_seconds <= 0 or (self.burst is not None and self.burst < 1):
+            raise DeclarationError(
+                f"{self!r}: expected a count and seconds above 0, and a burst of at least 1, such as Rate(10, per_seconds=1)."
+            )
+
+    @property
+    def burst_count(self) -> float:
+        """How many calls may go at once after a pause."""
+        return self.burst if self.burst is not None else max(1.0, self.count / 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When calls to a target are stopped, and for how long.
+
+    It opens when `failure_share` of at least `minimum_calls` calls within `window_seconds` failed because the other side
+    was unavailable, or `consecutive` such failures came in a row. It stays open for `open_seconds`, then lets one call
+    through; each time that fails it stays open twice as long, up to `open_seconds_max`.
+    """
+
+    failure_share: float = 0.5
+    minimum_calls: int = 20
+    window_seconds: float = 30.0
+    consecutive: int = 5
+    open_seconds: float = 5.0
+    open_seconds_max: float = 300.0
+
+    def __post_init__(self) -> None:
+        counts = self.minimum_calls >= 1 and self.consecutive >= 1 and 0 < self.failure_share <= 1
+        if not counts or self.window_seconds <= 0 or not 0 < self.open_seconds <= self.open_seconds_max:
+            raise DeclarationError(
+                f"{self!r}: expected a share above 0 up to 1, counts of at least 1, and positive seconds with"
+                " open_seconds up to open_seconds_max."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where effects go. Effects of one target share its limits, its breaker and its pause, over all processes.
+
+    `rate` and `concurrency` hold for all processes together; `breaker=None` never stops calling.
+
+    >>> crm = Target("crm", rate=Rate(10, per_seconds=1), concurrency=4)
+    """
+
+    name: str
+    rate: Rate | None = None
+    concurrency: int | None = None
+    breaker: Breaker | None = Breaker()
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name) > 200:
+            raise DeclarationError(f"Target(name={self.name!r}): expected a name of 1 to 200 characters.")
+        if self.concurrency is not None and self.concurrency < 1:
+            raise DeclarationError(
+                f"Target({self.name!r}, concurrency={self.concurrency}): expected at least 1, or None."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a side effect's function may return: the other side's id of what it took, and a note.
+
+    `provider_id` is kept with the effect, for later questions.
+
+    >>> return Receipt(provider_id=answer["id"])
+    """
+
+    provider_id: str | None = None
+    note: str | None = None
