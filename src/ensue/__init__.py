@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     )
     from ensue.integrations.inbound.webhook import Webhook, WebhookOptions, webhook
     from ensue.integrations.settings.environment import env
+    from ensue.integrations.tasks.integration import TaskIntegration
+    from ensue.integrations.tasks.task import AsyncTask, TaskEvent
+    from ensue.integrations.tasks.update import Submitted, TaskUpdate
 
 __version__ = "0.1.0"
 
@@ -71,6 +74,7 @@ _LATER: dict[str, str] = {
     "AggregatedIntegration": "ensue.integrations.aggregate",
     "AmqpPlace": "ensue.integrations.inbound.consumer",
     "App": "ensue.app",
+    "AsyncTask": "ensue.integrations.tasks.task",
     "Authenticated": "ensue.integrations.connection",
     "Consumer": "ensue.integrations.inbound.consumer",
     "ConsumerOptions": "ensue.integrations.inbound.consumer",
@@ -85,6 +89,10 @@ _LATER: dict[str, str] = {
     "RedisPlace": "ensue.integrations.inbound.consumer",
     "StandardWebhooks": "ensue.integrations.inbound.verify",
     "Store": "ensue.engine.store",
+    "Submitted": "ensue.integrations.tasks.update",
+    "TaskEvent": "ensue.integrations.tasks.task",
+    "TaskIntegration": "ensue.integrations.tasks.integration",
+    "TaskUpdate": "ensue.integrations.tasks.update",
     "StripeSignature": "ensue.integrations.inbound.verify",
     "Verifier": "ensue.integrations.inbound.verify",
     "Webhook": "ensue.integrations.inbound.webhook",
@@ -118,6 +126,7 @@ __all__ = [
     "AnyOf",
     "App",
     "AsUser",
+    "AsyncTask",
     "Authenticated",
     "Average",
     "Breaker",
@@ -175,8 +184,12 @@ __all__ = [
     "StateMachine",
     "Store",
     "StripeSignature",
+    "Submitted",
     "Sum",
     "Target",
+    "TaskEvent",
+    "TaskIntegration",
+    "TaskUpdate",
     "Throttled",
     "Through",
     "Transform",

@@ -315,7 +315,9 @@ class AppRun:
         options = self.options
         for name, handle in options.handles.items():
             self.handles.register(name, handle)
-        surroundings = Surroundings(self.handles, self.clock, options.clients)
+        surroundings = Surroundings(
+            self.handles, self.clock, options.clients, delivers=self._delivers, worker=options.worker_name
+        )
         self.integrations = IntegrationSet(_members(self.app, options.replace), surroundings)
         self.integrations.attach()
         stack.callback(self.integrations.detach)

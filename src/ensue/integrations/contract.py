@@ -42,11 +42,16 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a run gives to its integrations. `clients` replace resources by their full names (`"channels.redis"`)."""
+    """What a run gives to its integrations. `clients` replace resources by their full names (`"channels.redis"`).
+
+    `delivers` says whether effects are delivered in this process, as `worker`.
+    """
 
     handles: Handles
     clock: Clock
     clients: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    delivers: bool = False
+    worker: str = "app"
 
 
 @dataclass(slots=True)
@@ -122,6 +127,16 @@ class Integration:
     def clock(self) -> Clock:
         """The app's clock: read time from it, so that a test can control it."""
         return self._surroundings("clock").clock
+
+    @property
+    def delivers(self) -> bool:
+        """Whether this process delivers effects: only then does work that goes on by itself belong into it."""
+        return self._surroundings("delivers").delivers
+
+    @property
+    def worker(self) -> str:
+        """The name of this process in tables of who works on what; not unique."""
+        return self._surroundings("worker").worker
 
     async def enter(self, resource: AbstractAsyncContextManager[T], /, *, name: str = "") -> T:
         """Open `resource` and give what it gives; it is closed for you after `cleanup`, also when a later setup fails.
