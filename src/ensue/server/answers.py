@@ -23,6 +23,7 @@ RETRY_AFTER_SECONDS = 1
 
 _STATUS_OF_REJECTION: Mapping[str, int] = {
     "not_authenticated": HTTPStatus.UNAUTHORIZED,
+    "wrong_credentials": HTTPStatus.UNAUTHORIZED,
     "not_allowed": HTTPStatus.FORBIDDEN,
     "origin_not_allowed": HTTPStatus.FORBIDDEN,
     "idempotency_mismatch": HTTPStatus.CONFLICT,
