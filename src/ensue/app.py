@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ensue.effects.deliver import Delivery
     from ensue.engine.commit import Commit
     from ensue.engine.controller import Controller
+    from ensue.integrations.inbound.inbox import Inbox
     from ensue.plan.plan import Plan
     from ensue.schema.model import Model
     from ensue.server.options import AsgiOptions
@@ -251,6 +252,7 @@ class AppRun:
     plan: Plan
     driver: Driver
     delivery: Delivery
+    inbox: Inbox
     integrations: IntegrationSet
     apis: Mapping[str, Mapping[str, API]]
 
@@ -306,7 +308,7 @@ class AppRun:
 
     async def health(self) -> dict[str, Health]:
         """How each integration is, by namespace."""
-        return await self.integrations.health()
+        return {**await self.integrations.health(), **self.inbox.health()}
 
     async def declare(self, stack: AsyncExitStack) -> Model:
         """The phases without I/O: settings, configure, freeze."""
@@ -353,6 +355,7 @@ class AppRun:
 
     async def _connect(self, stack: AsyncExitStack) -> None:
         """Integrations set up, then delivery, which calls them."""
+        from ensue.integrations.inbound.inbox import Inbox
         from ensue.integrations.running.targets import delivery_of
 
         if self.options.setup:
@@ -367,14 +370,18 @@ class AppRun:
             watch=self.watch,
         )
         self.controller.on_commit(self._committed)
+        self.inbox = Inbox(self.controller, self.driver, self.integrations.endpoints, clock=self.clock)
         stack.push_async_callback(self.delivery.stop, self.options.grace_seconds)
+        stack.push_async_callback(self.inbox.stop, self.options.grace_seconds)
         if self._delivers:
             await self.delivery.start()
+            await self.inbox.start()
             pruning = asyncio.get_running_loop().create_task(self._prune(), name="ensue prune")
             stack.push_async_callback(_cancelled, pruning)
 
     async def _prune(self) -> None:
         """Forget, every hour, what has served its time; the first time a minute after the start."""
+        from ensue.effects.inbox import prune_inbox
         from ensue.effects.ledger import prune_effects
         from ensue.engine.retention import prune_idempotency_keys
 
@@ -383,7 +390,9 @@ class AppRun:
             try:
                 keys = await prune_idempotency_keys(self.driver)
                 effects = await prune_effects(self.driver, older_than=EFFECTS_KEPT)
-                logger.info("forgot %d idempotency keys and %d effects that were done", keys, effects)
+                messages = await prune_inbox(self.driver)
+                text = "forgot %d idempotency keys, and of what was done %d effects and %d messages from outside"
+                logger.info(text, keys, effects, messages)
             except Unavailable as error:
                 logger.warning("nothing was forgotten this time: %s", error)
             await asyncio.sleep(PRUNE_SECONDS)

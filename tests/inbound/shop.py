@@ -58,7 +58,7 @@ class Pay(Interaction):
     async def allow(self, ctx: Context) -> bool:
         if self.amount < 0:
             raise Rejected("negative", "An amount is not negative.")
-        return (await ctx.controller.store.get(Order, self.order)).payment_count == 0
+        return (await ctx.controller.store.get(Order, getattr(self.order, "id", self.order))).payment_count == 0
 
 
 class Payment(Entity, derived=Transform(Pay, lambda e: {"order": e.order, "amount": e.amount, "by": e.user})):

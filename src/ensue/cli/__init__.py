@@ -1,4 +1,4 @@
-"""The command line `ensue`: run, worker, check, explain, effects, migrate.
+"""The command line `ensue`: run, worker, check, explain, effects, inbox, migrate.
 
 Decides the commands and their arguments, and how an error is shown. Leaves the work to the modules behind, which are imported
 only when their command is given, so that `ensue --help` answers at once. Invariant: a mistake of the caller is one message that
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", "show how a derived property is kept right")
     explain.add_argument("name", metavar="NAME", help="Post.comment_count, or a record type such as Post")
     _effects(commands)
+    _inbox(commands)
     migrate = _command(commands, "migrate", "bring the database to the app's schema")
     how = migrate.add_mutually_exclusive_group(required=True)
     how.add_argument("--additive", action="store_true", help="add what is missing; remove nothing")
@@ -95,6 +96,32 @@ def _effects(commands: Any) -> None:
     show.add_argument("id", type=int)
     show.set_defaults(action="show")
     for name, text in (("retry", "start effects anew"), ("discard", "give effects up for good")):
+        action = actions.add_parser(name, help=text)
+        _app_argument(action)
+        action.add_argument("ids", type=int, nargs="+", metavar="ID")
+        action.set_defaults(action=name)
+
+
+def _inbox(commands: Any) -> None:
+    text = "look after the messages that came in from outside"
+    parser = commands.add_parser("inbox", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    parser.set_defaults(module="inbox")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list messages, newest first; without options also how many there are")
+    _app_argument(listing)
+    listing.add_argument(
+        "--state", choices=("received", "done", "failed", "discarded"), help="only those in this state"
+    )
+    listing.add_argument("--endpoint", help="only those of this webhook or consumer, for example shop.paid")
+    listing.add_argument("--before", type=int, metavar="ID", help="only those before this one, to page on")
+    listing.add_argument("--limit", type=int, default=100, help="at most so many (default: %(default)s)")
+    listing.set_defaults(action="list")
+    show = actions.add_parser("show", help="show one message, without what it says")
+    _app_argument(show)
+    show.add_argument("id", type=int)
+    show.add_argument("--body", action="store_true", help="print its headers and its body too; they may hold secrets")
+    show.set_defaults(action="show")
+    for name, text in (("replay", "have messages handled again"), ("discard", "give messages up for good")):
         action = actions.add_parser(name, help=text)
         _app_argument(action)
         action.add_argument("ids", type=int, nargs="+", metavar="ID")

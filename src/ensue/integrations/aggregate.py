@@ -16,7 +16,16 @@ from ensue.integrations.contract import Integration
 
 DUPLICATE_NAMESPACE = "E0152"
 WRONG_NAMESPACE = "E0153"
-_HOOKS = ("configure", "setup", "cleanup", "health", "create_side_effects", "create_apis")
+_HOOKS = (
+    "configure",
+    "setup",
+    "cleanup",
+    "health",
+    "create_side_effects",
+    "create_apis",
+    "create_webhooks",
+    "create_consumers",
+)
 _NAMESPACE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 

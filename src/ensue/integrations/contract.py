@@ -25,6 +25,8 @@ from ensue.schema.written.names import suggestion
 
 if TYPE_CHECKING:
     from ensue.engine.controller import Controller
+    from ensue.integrations.inbound.consumer import Consumer
+    from ensue.integrations.inbound.webhook import Webhook
     from ensue.schema.schema import Schema
 
 T = TypeVar("T")
@@ -191,6 +193,14 @@ class Integration:
         """API calls besides those decorated with `@api`."""
         return []
 
+    def create_webhooks(self) -> list[Webhook]:
+        """Webhook endpoints besides those decorated with `@webhook`, for those that depend on settings."""
+        return []
+
+    def create_consumers(self) -> list[Consumer]:
+        """Consumers besides those decorated with `@consume`."""
+        return []
+
     def parts(self, namespace: str) -> Mapping[str, Integration]:
         """The integrations that this one stands for, by namespace: itself, unless it is an aggregate."""
         return {namespace: self}
@@ -270,7 +280,7 @@ def side_effects_of(integration: Integration) -> list[SideEffect]:
     decorated = [
         # A name is kept in the database with each effect: the first keeps the method's when another is stacked on top.
         declaration.bind(name if number == 1 else f"{name}_{number}", getattr(integration, name))
-        for name, function in _members(type(integration))
+        for name, function in members_of(type(integration))
         for number, declaration in enumerate(declarations(function), start=1)
     ]
     return decorated + list(integration.create_side_effects())
@@ -280,13 +290,13 @@ def apis_of(integration: Integration) -> list[API]:
     """The decorated API calls, in the order of definition, then the created ones."""
     decorated = [
         API(name, getattr(integration, name), allow_anonymous=mark.allow_anonymous, names=mark.names)
-        for name, function in _members(type(integration))
+        for name, function in members_of(type(integration))
         if (mark := api_mark(function)) is not None
     ]
     return decorated + list(integration.create_apis())
 
 
-def _members(cls: type[Any]) -> Iterator[tuple[str, Any]]:
+def members_of(cls: type[Any]) -> Iterator[tuple[str, Any]]:
     """Each member once, bases first; an override takes the place of what it overrides, and its decoration too."""
     seen: dict[str, Any] = {}
     for base in reversed(cls.__mro__):

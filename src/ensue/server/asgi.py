@@ -69,6 +69,7 @@ class Server:
         routes: list[Route | WebSocketRoute] = [
             Route("/api/interactions/{name}", self._interaction, methods=["POST"]),
             Route("/api/integrations/{namespace}/{name}", self._api, methods=["POST"]),
+            Route("/api/webhooks/{namespace}/{path}", self._webhook, methods=["POST"]),
             Route("/health", self._health, methods=["GET"]),
             WebSocketRoute("/ws", self._websocket),
         ]
@@ -167,6 +168,13 @@ class Server:
         for name, value in request.scope.get(ANSWER_HEADERS, ()):
             answer.headers.append(name, value)
         return answer
+
+    async def _webhook(self, request: Request) -> Response:
+        names = request.path_params
+        answer = await self._current().webhooks.take(names["namespace"], names["path"], request)
+        if isinstance(answer, ErrorAnswer):
+            return error_response(answer, request_id.get())
+        return _json(encode(answer))
 
     async def _openapi(self, request: Request) -> Response:
         servers = [{"url": request.scope.get("root_path", "") or "/"}]

@@ -27,6 +27,11 @@ async def read_body(request: Request, *, bytes_max: int) -> bytes:
         found = f"is {kind}" if kind else "has no Content-Type"
         text = f"The request {found}; send JSON with Content-Type: application/json."
         raise Refusal(415, "unsupported_media_type", text)
+    return await read_bytes(request, bytes_max=bytes_max)
+
+
+async def read_bytes(request: Request, *, bytes_max: int) -> bytes:
+    """The body, whatever it is. Raises `Refusal` (413) as soon as it is known to be too large."""
     chunks = request.stream()
     if _declared_length(request) > bytes_max:
         # Who asks first whether to send at all has sent nothing, and is answered instead.

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from ensue.integrations.api import API
+from ensue.integrations.inbound.webhook import Webhook
 from ensue.schema.model import Model
 from ensue.schema.property import MISSING
 from ensue.server.answers import encode
@@ -60,7 +61,12 @@ _KEY_PARAMETER: Final[Json] = {
 }
 
 
-def describe(model: Model, payloads: Collection[Payload], apis: Mapping[str, Mapping[str, API]]) -> Json:
+def describe(
+    model: Model,
+    payloads: Collection[Payload],
+    apis: Mapping[str, Mapping[str, API]],
+    webhooks: Collection[tuple[str, Webhook]] = (),
+) -> Json:
     """The document, but for `servers`."""
     components = Components(model, _types(payloads, apis))
     components.schemas |= {ERROR: _ERROR, CHANGE: _CHANGE}
@@ -70,6 +76,8 @@ def describe(model: Model, payloads: Collection[Payload], apis: Mapping[str, Map
     for namespace, members in apis.items():
         for api in members.values():
             paths[f"/api/integrations/{namespace}/{api.name}"] = {"post": _api(namespace, api, components)}
+    for namespace, webhook in webhooks:
+        paths[f"/api/webhooks/{namespace}/{webhook.path}"] = {"post": _webhook(namespace, webhook)}
     return {
         "openapi": OPENAPI,
         "info": {"title": "ensue", "version": "1"},
@@ -125,6 +133,19 @@ def _api(namespace: str, api: API, components: Components) -> Json:
     members = {item.name: components.of(item.type) for item in api.parameters}
     operation["requestBody"] = _body(members, [item.name for item in api.parameters if item.required])
     operation["responses"] = _responses(components.of(api.result))
+    return operation
+
+
+def _webhook(namespace: str, webhook: Webhook) -> Json:
+    operation = _operation(f"webhooks.{namespace}.{webhook.name}", "webhooks", webhook.description)
+    text = f"Verified by {type(webhook.options.verify).__name__}; at most {webhook.options.max_bytes} bytes."
+    operation["requestBody"] = {
+        "required": True,
+        "description": text,
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+    }
+    taken = _object({"received": {"type": "boolean"}, "duplicate": {"type": "boolean"}}, ["received", "duplicate"])
+    operation["responses"] = _responses(taken)
     return operation
 
 

@@ -60,7 +60,7 @@ _CLAIM: Final = (
 _FAIL: Final = (
     "INSERT INTO ensue_inbox AS i (endpoint, sender_id, body, headers, state, attempt, handled_at, error)"
     " VALUES ({marks}, 'failed', 1, {now}, {error}) ON CONFLICT (endpoint, sender_id) DO UPDATE SET"
-    " attempt = i.attempt + 1, handled_at = {now}, error = excluded.error WHERE i.state = 'failed' RETURNING id"
+    " attempt = i.attempt + 1, handled_at = {now}, error = excluded.error WHERE i.state = 'failed' RETURNING attempt"
 )
 _STORE: Final = (
     "INSERT INTO ensue_inbox (endpoint, sender_id, body, headers, state) VALUES ({marks}, 'received')"
@@ -94,10 +94,13 @@ def claim_message(dialect: Dialect, message: StoredMessage) -> Work[bool]:
     return bool(rows)
 
 
-def keep_failed(dialect: Dialect, message: StoredMessage, error: str) -> Work[bool]:
-    """Keep `message` as failed, for replay or for the sender's next try; False if it was stored otherwise before."""
+def keep_failed(dialect: Dialect, message: StoredMessage, error: str) -> Work[int | None]:
+    """Keep `message` as failed, for replay or for the sender's next try; how often it failed.
+
+    None if it is in the inbox in another state.
+    """
     rows: list[Any] = yield Run(FAIL[dialect], (*_params(message), error))
-    return bool(rows)
+    return rows[0][0] if rows else None
 
 
 def store_message(dialect: Dialect, message: StoredMessage) -> Work[bool]:

@@ -16,6 +16,7 @@ from ensue.errors import DeclarationError, Problem, UsageError
 from ensue.integrations import contract
 from ensue.integrations.api import API
 from ensue.integrations.contract import Health, Integration, Surroundings
+from ensue.integrations.inbound.endpoints import Endpoints, endpoints_of
 from ensue.integrations.running.claims import Claims
 from ensue.integrations.running.resources import CLOSE_SECONDS_MAX, Failure, bounded
 from ensue.schema.written.names import suggestion
@@ -51,6 +52,7 @@ class IntegrationSet:
         self.members = dict(integrations)
         self.reports: list[Problem] = []
         self.failures: list[Failure] = []
+        self.endpoints = Endpoints()
         self._surroundings = surroundings
         # Not the app's clock: a test may hold that one still, and this is about real seconds.
         self._stopwatch = stopwatch if stopwatch is not None else SystemClock()
@@ -80,6 +82,9 @@ class IntegrationSet:
             for integration in self.members.values()
             for problem in contract.resolve_settings(integration, environ)
         ]
+        # What is created may read settings, which must be there.
+        self.endpoints = endpoints_of(self.members, environ, created=not problems)
+        problems += self.endpoints.problems
         if complete and problems:
             raise DeclarationError(problems)
 

@@ -1,0 +1,106 @@
+"""`ensue inbox`: list, show, replay and discard messages from outside.
+
+Decides how messages are printed, and that what they say is printed only when asked for. Leaves what may be done with
+them to `effects.inbox`. Invariant: nothing is handled meanwhile, and no integration is connected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from ensue.cli import FOUND, OK
+from ensue.cli.locate import find_app
+from ensue.effects import inbox
+
+if TYPE_CHECKING:
+    from ensue.store.driver import Driver
+
+COLUMNS = ("ID", "STATE", "ATTEMPT", "ENDPOINT", "SENDER'S ID", "RECEIVED", "BYTES", "ERROR")
+ERROR_LENGTH_MAX = 60
+ID_LENGTH_MAX = 40
+
+
+def execute(given: argparse.Namespace) -> int:
+    """Run one action."""
+    return asyncio.run(_execute(given))
+
+
+async def _execute(given: argparse.Namespace) -> int:
+    async with find_app(given.app).run(deliver=False, setup=False) as run:
+        if given.action == "list":
+            return await _list(run.driver, given)
+        if given.action == "show":
+            return await _show(run.driver, given.id, body=given.body)
+        change = inbox.replay_messages if given.action == "replay" else inbox.discard_messages
+        return _report(given.action, given.ids, await change(run.driver, given.ids))
+
+
+async def _list(driver: Driver, given: argparse.Namespace) -> int:
+    found = await inbox.list_messages(
+        driver, state=given.state, endpoint=given.endpoint, before_id=given.before, limit=given.limit
+    )
+    rows = [
+        (
+            str(item.id),
+            item.state,
+            str(item.attempt),
+            item.endpoint,
+            item.sender_id[:ID_LENGTH_MAX],
+            item.received_at.isoformat(timespec="seconds"),
+            str(item.size),
+            (item.error or "").split("\n")[0][:ERROR_LENGTH_MAX],
+        )
+        for item in found
+    ]
+    _print_table((COLUMNS, *rows))
+    if given.state is None and given.endpoint is None:
+        print()
+        counts = await inbox.count_messages(driver)
+        head = ("ENDPOINT", "STATE", "COUNT", "OLDEST")
+        _print_table((head, *((c.endpoint, c.state, str(c.count), str(c.oldest)) for c in counts)))
+    return OK
+
+
+async def _show(driver: Driver, id_: int, *, body: bool) -> int:
+    found = await inbox.show_message(driver, id_)
+    entry = found.entry
+    values = {
+        "id": entry.id,
+        "endpoint": entry.endpoint,
+        "sender's id": entry.sender_id,
+        "state": entry.state,
+        "attempt": entry.attempt,
+        "received": entry.received_at,
+        "handled": entry.handled_at,
+        "error": entry.error,
+    }
+    for name, value in values.items():
+        if value is not None:
+            print(f"{name + ':':<13}{value}")
+    if not body:
+        print(f"{'headers:':<13}{', '.join(found.headers) or 'none'}")
+        print(f"{'body:':<13}{entry.size} bytes, sha256 {sha256(found.body).hexdigest()} (--body prints it)")
+        return OK
+    for name, value in found.headers.items():
+        print(f"{'header:':<13}{name}: {value}")
+    print(f"{'body:':<13}{found.body.decode('utf-8', 'backslashreplace')}")
+    return OK
+
+
+def _report(action: str, asked: Sequence[int], done: Sequence[int]) -> int:
+    left = sorted(set(asked) - set(done))
+    if done:
+        print(f"{action}: {', '.join(map(str, done))}")
+    if left:
+        print(f"left as they are, waiting already, settled, or unknown: {', '.join(map(str, left))}")
+    return FOUND if left else OK
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,1 @@
+"""What comes in from outside: webhooks and consumers, their inbox, and what is done with each message, once."""

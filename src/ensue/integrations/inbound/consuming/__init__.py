@@ -1,0 +1,1 @@
+"""Consumers at work: the loop that all brokers share, and what is particular to each."""

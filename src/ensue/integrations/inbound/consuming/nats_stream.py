@@ -1,0 +1,99 @@
+"""A JetStream pull consumer as a source.
+
+Decides the consumer's settings and how a message is called. Leaves reconnecting to the loop: this client never does so
+by itself, as what it had fetched would be uncertain. Invariant: all processes pull from one durable consumer, which
+gives each message to one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import nats
+import nats.errors
+from nats.js.api import AckPolicy, ConsumerConfig
+
+from ensue.integrations.inbound.consumer import ConsumerOptions, NatsPlace
+from ensue.integrations.inbound.consuming.source import CONNECT_SECONDS, FETCH_SECONDS, Delivered, SourceLost
+
+PING_SECONDS: Final = 5
+MESSAGE_ID: Final = "Nats-Msg-Id"
+
+
+_connect: Any = cast("Any", nats).connect
+
+
+class NatsSource:
+    """See `Source`."""
+
+    def __init__(self, place: NatsPlace, options: ConsumerOptions, *, endpoint: str) -> None:
+        self._place = place
+        self._options = options
+        self._durable = place.durable or f"ensue-{endpoint.replace('.', '-')}"
+        self._client: Any = None
+        self._subscription: Any = None
+
+    async def connect(self) -> None:
+        """Connect and bind the durable consumer, which is made if it is not there."""
+        self._client = await _connect(
+            self._options.url,
+            allow_reconnect=False,
+            connect_timeout=int(CONNECT_SECONDS),
+            ping_interval=PING_SECONDS,
+            max_outstanding_pings=2,
+            name=self._durable,
+            error_cb=_quiet,
+        )
+        stream = self._client.jetstream(timeout=CONNECT_SECONDS)
+        name = self._place.stream or await stream.find_stream_name_by_subject(self._place.subject)
+        self._subscription = await stream.pull_subscribe(
+            self._place.subject,
+            durable=self._durable,
+            stream=name,
+            config=ConsumerConfig(
+                ack_policy=AckPolicy.EXPLICIT, ack_wait=self._options.redeliver_seconds, max_deliver=-1
+            ),
+        )
+
+    async def fetch(self, count: int) -> Sequence[Delivered]:
+        """Whatever there is, or what comes within a second."""
+        try:
+            found = await self._subscription.fetch(count, timeout=FETCH_SECONDS)
+        except nats.errors.TimeoutError:
+            if self._client.is_closed:
+                raise SourceLost("the connection to NATS was lost") from None
+            return ()
+        return [_delivered(message) for message in found]
+
+    async def acknowledge(self, items: Sequence[Delivered]) -> None:
+        """`+ACK`; one that is lost on the way means a redelivery, which is recognised."""
+        for item in items:
+            await item.ticket.ack()
+
+    async def postpone(self, item: Delivered, seconds: float) -> bool:
+        """`-NAK` with a delay."""
+        await item.ticket.nak(delay=seconds)
+        return True
+
+    async def give_back(self, items: Sequence[Delivered]) -> None:
+        """`-NAK`: others get it at once."""
+        for item in items:
+            await item.ticket.nak()
+
+    async def close(self) -> None:
+        """Flush what was acknowledged, and disconnect."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+def _delivered(message: Any) -> Delivered:
+    headers: dict[str, str] = dict(message.headers or {})
+    where = message.metadata
+    id_ = headers.get(MESSAGE_ID) or f"{where.stream}:{where.sequence.stream}"
+    return Delivered(id_, message.data, headers, message)
+
+
+async def _quiet(_: Exception) -> None:
+    """The client's errors reach the loop by the calls that fail; it would print them otherwise."""
