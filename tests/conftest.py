@@ -16,7 +16,9 @@ from urllib.parse import urlsplit, urlunsplit
 import hypothesis
 import pytest
 
+from tests.redis_cluster import cluster_url
 from tests.services import PostgresServer, RedisServer, empty_redis, fresh_database
+from tests.services_nats import NatsServer
 from tests.services_s3 import S3Server
 from tests.services_temporal import TemporalServer
 
@@ -120,4 +122,28 @@ def temporal_address() -> Iterator[str]:
 def temporal_server() -> Iterator[TemporalServer]:
     """A Temporal of this test's own, to `stop()`, `kill()` and `start()` on the same port with the same workflows."""
     with TemporalServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url() -> Iterator[str]:
+    """A Redis Cluster that tests share; take names of your own."""
+    with cluster_url() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def nats_url() -> Iterator[str]:
+    """The NATS server, with JetStream, that tests share; take names of your own for streams and subjects."""
+    if url := os.environ.get(NatsServer.override):
+        yield url
+        return
+    with NatsServer() as server:
+        yield server.url
+
+
+@pytest.fixture
+def nats_server() -> Iterator[NatsServer]:
+    """A NATS of this test's own, to `stop()`, `kill()` and `start()` on the same port with the same streams."""
+    with NatsServer() as server:
         yield server
