@@ -46,7 +46,7 @@ class Health:
 class Surroundings:
     """What a run gives to its integrations. `clients` replace resources by their full names (`"channels.redis"`).
 
-    `delivers` says whether effects are delivered in this process, as `worker`.
+    `delivers` says whether effects are delivered in this process, as `worker`; `members` are all integrations of the run.
     """
 
     handles: Handles
@@ -54,6 +54,7 @@ class Surroundings:
     clients: Mapping[str, Any] = field(default_factory=dict[str, Any])
     delivers: bool = False
     worker: str = "app"
+    members: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(slots=True)
@@ -134,6 +135,21 @@ class Integration:
     def delivers(self) -> bool:
         """Whether this process delivers effects: only then does work that goes on by itself belong into it."""
         return self._surroundings("delivers").delivers
+
+    def neighbour(self, namespace: str, /) -> Any:
+        """The integration of that namespace, or what replaces it in a test. Raises `DeclarationError` if there is none.
+
+        It may be set up after this one: call it in side effects and API calls, not in `setup`.
+        """
+        members = self._surroundings("neighbour()").members
+        if namespace not in members:
+            hint = suggestion(namespace, members)
+            raise DeclarationError(
+                Problem(
+                    WRONG_SETTING, f"{self.namespace} needs the integration {namespace!r}, and there is none.{hint}"
+                )
+            )
+        return members[namespace]
 
     @property
     def worker(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ensue.clock import Clock, SystemClock
@@ -53,7 +54,7 @@ class IntegrationSet:
         self.reports: list[Problem] = []
         self.failures: list[Failure] = []
         self.endpoints = Endpoints()
-        self._surroundings = surroundings
+        self._surroundings = replace(surroundings, members=self.members)
         # Not the app's clock: a test may hold that one still, and this is about real seconds.
         self._stopwatch = stopwatch if stopwatch is not None else SystemClock()
         self._close_seconds_max = close_seconds_max
