@@ -4,10 +4,20 @@ An app in memory, peers that misbehave on request, the conformance suites of dri
 slow model of what derived data must be.
 """
 
+from ensue.testing.conformance.integration import IntegrationConformance
 from ensue.testing.faults.answer import Answer
 from ensue.testing.faults.http_double import HttpDouble
 from ensue.testing.faults.http_wire import RecordedRequest
 from ensue.testing.faults.proxy import FaultCounts, FaultProxy
 from ensue.testing.harness import AppHarness, FakeConnection
 
-__all__ = ["Answer", "AppHarness", "FakeConnection", "FaultCounts", "FaultProxy", "HttpDouble", "RecordedRequest"]
+__all__ = [
+    "Answer",
+    "AppHarness",
+    "FakeConnection",
+    "FaultCounts",
+    "FaultProxy",
+    "HttpDouble",
+    "IntegrationConformance",
+    "RecordedRequest",
+]

@@ -21,6 +21,7 @@ from ensue.integrations.contract import Integration
 from ensue.schema.interaction import Context
 from ensue.schema.written.names import suggestion
 from ensue.testing.held_time import HeldTime
+from ensue.testing.reopen import reopened
 
 if TYPE_CHECKING:
     from ensue.engine.controller import Controller
@@ -129,13 +130,14 @@ class AppHarness:
         return members[namespace]
 
     async def drain(self, *, waiting: bool = False) -> None:
-        """Deliver every due effect, those that are caused by it included; with `waiting` also those that wait for a
+        """Deliver every due effect, those that are caused by it included, and handle stored messages from outside; with `waiting` also those that wait for a
         retry.
 
         What waits for a retry is due once the clock was advanced past it. A failure is logged and kept with its effect,
         as in production.
         """
         await self._time.reach_database(self.run.driver, self.run.plan)
+        await self.run.inbox.drain()
         await self.run.delivery.drain(waiting=waiting)
 
     async def advance(self, seconds: float) -> None:
@@ -149,6 +151,15 @@ class AppHarness:
             pause = await self._time.seconds_to_next_instant(self.run.driver, self.run.plan)
             self.clock.advance(seconds=remaining if pause is None else min(pause, remaining))
             await self.drain()
+
+    async def redeliver(self) -> int:
+        """Deliver again what was done, under the same keys, as after a crash between handling and noting it.
+
+        Gives how many effects that were.
+        """
+        done = await self.run.driver.write(reopened(self.run.driver.dialect))
+        await self.drain()
+        return done
 
     async def connect(self, user: Any = None) -> FakeConnection:
         """A client of `user` (a record, or None) connects; raises what an `on_connect` callback raises."""

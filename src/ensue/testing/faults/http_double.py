@@ -88,6 +88,8 @@ class HttpDouble:
         self._routes: dict[str, _Route] = {}
         self._listener = Listener(self._serve, host=host)
         self._changed = asyncio.Event()
+        self._hearing = asyncio.Event()
+        self._hearing.set()
 
     async def __aenter__(self) -> Self:
         self._listener.listen()
@@ -109,6 +111,11 @@ class HttpDouble:
     def url(self) -> str:
         """`http://host:port`, without a slash at the end."""
         return f"http://{self.address}"
+
+    @property
+    def open_connections(self) -> int:
+        """How many clients are connected now."""
+        return self._listener.open_connections
 
     @property
     def accepted_keys(self) -> Counter[str]:
@@ -146,8 +153,13 @@ class HttpDouble:
         self._listener.refuse()
         self._listener.reset_all()
 
+    def black_hole(self) -> None:
+        """Accept connections and hear nothing: requests are neither recorded nor answered until `heal`."""
+        self._hearing.clear()
+
     def heal(self) -> None:
-        """Accept connections again, at the same address."""
+        """Accept connections again, at the same address, and hear what was sent meanwhile."""
+        self._hearing.set()
         self._listener.listen()
 
     async def until(self, met: Callable[[HttpDouble], object], *, seconds_max: float = WAIT_SECONDS) -> None:
@@ -176,6 +188,7 @@ class HttpDouble:
                 return
             if request is None:
                 return
+            await self._hearing.wait()
             answer = await self._answer(request)
             going_on = await _deliver(answer, request, reader, writer)
             if not going_on or request.headers.get("connection", "").lower() == "close":

@@ -14,6 +14,9 @@ from collections.abc import Awaitable, Callable
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+PEER_TASK = "ensue test peer"
+"""How the names of tasks begin that belong to a peer, and not to what is tested."""
+
 _LINGER_NOT = struct.pack("ii", 1, 0)
 _WAITING_MAX = 512
 
@@ -91,7 +94,7 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             connection.setblocking(False)
-            task = asyncio.get_running_loop().create_task(self._run(connection), name="ensue test connection")
+            task = asyncio.get_running_loop().create_task(self._run(connection), name=PEER_TASK)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

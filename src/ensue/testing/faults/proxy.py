@@ -15,7 +15,7 @@ from typing import Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from ensue.errors import UsageError
-from ensue.testing.faults.listener import Listener, abort
+from ensue.testing.faults.listener import PEER_TASK, Listener, abort
 
 _CHUNK_BYTES = 65_536
 WAIT_SECONDS = 10.0
@@ -205,7 +205,7 @@ class FaultProxy:
         way = _Way(writer, upstream)
         self._ways.add(way)
         tasks = [
-            asyncio.ensure_future(work)
+            asyncio.create_task(work, name=f"{PEER_TASK} way")
             for work in (self._pass_requests(reader, way), self._take_answers(answers, way), self._pass_answers(way))
         ]
         try:
@@ -214,11 +214,12 @@ class FaultProxy:
             for task in done:
                 task.result()
         finally:
+            # Before the wait, which the end of the proxy cuts short.
+            upstream.close()
             self._ways.discard(way)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            upstream.close()
 
     async def _pass_requests(self, reader: asyncio.StreamReader, way: _Way) -> None:
         while chunk := await reader.read(_CHUNK_BYTES):
