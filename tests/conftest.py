@@ -116,6 +116,8 @@ def temporal_address() -> Iterator[str]:
         return
     with TemporalServer() as server:
         yield server.url
+        # Its own way down takes a second and more, and nothing of it is wanted any more.
+        server.kill()
 
 
 @pytest.fixture
@@ -123,6 +125,7 @@ def temporal_server() -> Iterator[TemporalServer]:
     """A Temporal of this test's own, to `stop()`, `kill()` and `start()` on the same port with the same workflows."""
     with TemporalServer() as server:
         yield server
+        server.kill()
 
 
 @pytest.fixture(scope="session")

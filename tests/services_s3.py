@@ -62,7 +62,7 @@ class S3Server(_Server):
         master, volume, filer = (str(port) for port in self._others)
         place = ["-dir", str(self.directory / "data"), "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1"]
         ports = ["-master.port", master, "-volume.port", volume, "-filer", "-filer.port", filer]
-        sizes = ["-master.volumeSizeLimitMB", "32", "-volume.max", "30", "-volume.preStopSeconds", "0"]
+        sizes = ["-master.volumeSizeLimitMB", "32", "-volume.max", "500", "-volume.preStopSeconds", "0"]
         # Alone, it need not wait to see whether another master is elected.
         sizes += ["-master.electionTimeout", "500ms", "-master.heartbeatInterval", "100ms"]
         s3 = ["-s3", "-s3.port", str(self.port), "-s3.config", str(self.directory / "s3.json")]

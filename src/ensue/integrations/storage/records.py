@@ -19,7 +19,7 @@ EventType: TypeAlias = Literal["uploaded", "refused", "expired", "deleted"]
 
 
 def _moves(source: tuple[str, ...], target: EventType) -> Transition:
-    created = Mutation("StorageEvent", "create", where={"type": target})
+    created = Mutation("StorageEvent", "create", where={"what": target})
     return Transition(source, target, on=created, record=lambda event: event.object)
 
 
@@ -54,7 +54,7 @@ class StorageEvent(Entity):
     """What happened to an object. `size`, `content_type` and `etag` are those that were found."""
 
     object: One[StoredObject] = One(on_delete="cascade")
-    type: Property[EventType]
+    what: Property[EventType]
     at: Property[datetime] = Property(default=now)
     size: Property[int | None] = Property(default=None)
     content_type: Property[str] = Property(default="")

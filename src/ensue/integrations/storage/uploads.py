@@ -91,7 +91,7 @@ def event_for(item: StoredObject, found: ObjectInfo) -> StorageEvent:
     fits = found.size == item.size and found.content_type in ("", item.content_type)
     return StorageEvent(
         object=item,
-        type="uploaded" if fits else "refused",
+        what="uploaded" if fits else "refused",
         size=found.size,
         content_type=found.content_type,
         etag=found.etag,
