@@ -14,7 +14,7 @@ from typing import Any, Final
 import aio_pika
 
 from ensue.integrations.inbound.consumer import AmqpPlace, ConsumerOptions
-from ensue.integrations.inbound.consuming.source import CONNECT_SECONDS, FETCH_SECONDS, Delivered, SourceLost
+from ensue.integrations.inbound.consuming.source import CONNECT_SECONDS, Delivered, SourceLost
 
 Connect = Callable[..., Awaitable[Any]]
 AHEAD: Final = 3
@@ -50,11 +50,11 @@ class AmqpSource:
         queue = await channel.get_queue(self._place.queue, ensure=True)
         await queue.consume(self._arrived.put, no_ack=False)
 
-    async def fetch(self, count: int) -> Sequence[Delivered]:
-        """What has arrived, or what arrives within a second."""
+    async def fetch(self, count: int, seconds: float) -> Sequence[Delivered]:
+        """What has arrived, or what arrives meanwhile."""
         found: list[Any] = []
         with suppress(TimeoutError):
-            async with asyncio.timeout(FETCH_SECONDS):
+            async with asyncio.timeout(seconds):
                 found.append(await self._arrived.get())
         while found and len(found) < count and not self._arrived.empty():
             found.append(self._arrived.get_nowait())

@@ -15,7 +15,7 @@ import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from ensue.integrations.inbound.consumer import ConsumerOptions, NatsPlace
-from ensue.integrations.inbound.consuming.source import CONNECT_SECONDS, FETCH_SECONDS, Delivered, SourceLost
+from ensue.integrations.inbound.consuming.source import CONNECT_SECONDS, Delivered, SourceLost
 
 PING_SECONDS: Final = 5
 MESSAGE_ID: Final = "Nats-Msg-Id"
@@ -39,6 +39,9 @@ class NatsSource:
         self._client = await _connect(
             self._options.url,
             allow_reconnect=False,
+            # The first connection would be tried sixty times otherwise.
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
             connect_timeout=int(CONNECT_SECONDS),
             ping_interval=PING_SECONDS,
             max_outstanding_pings=2,
@@ -56,10 +59,10 @@ class NatsSource:
             ),
         )
 
-    async def fetch(self, count: int) -> Sequence[Delivered]:
-        """Whatever there is, or what comes within a second."""
+    async def fetch(self, count: int, seconds: float) -> Sequence[Delivered]:
+        """Whatever there is, or what comes meanwhile."""
         try:
-            found = await self._subscription.fetch(count, timeout=FETCH_SECONDS)
+            found = await self._subscription.fetch(count, timeout=seconds)
         except nats.errors.TimeoutError:
             if self._client.is_closed:
                 raise SourceLost("the connection to NATS was lost") from None

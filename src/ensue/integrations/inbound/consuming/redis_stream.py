@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 
 from ensue.clock import SystemClock
 from ensue.integrations.inbound.consumer import ConsumerOptions, RedisPlace
-from ensue.integrations.inbound.consuming.source import CONNECT_SECONDS, FETCH_SECONDS, Delivered
+from ensue.integrations.inbound.consuming.source import CONNECT_SECONDS, FETCH_SECONDS_MAX, Delivered
 
 CLAIM_EVERY_SECONDS_MAX: Final = 15.0
 FORGOTTEN_MILLISECONDS: Final = 3_600_000
@@ -44,13 +44,14 @@ class RedisSource:
         self._stopwatch = SystemClock()
         self._client: Any = None
         self._claimed_at = float("-inf")
+        self._sound = False
 
     async def connect(self) -> None:
         """Connect, and make the group (from the beginning of the stream) if it is not there."""
         self._client = redis.asyncio.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             self._options.url,
             socket_connect_timeout=CONNECT_SECONDS,
-            socket_timeout=FETCH_SECONDS + 3,
+            socket_timeout=FETCH_SECONDS_MAX + 3,
             retry=Retry(NoBackoff(), 0),
         )
         try:
@@ -61,8 +62,9 @@ class RedisSource:
         self._claimed_at = float("-inf")
         await self._forget_the_gone()
 
-    async def fetch(self, count: int) -> Sequence[Delivered]:
+    async def fetch(self, count: int, seconds: float) -> Sequence[Delivered]:
         """What others left unacknowledged for too long, else what is new."""
+        self._sound = False
         redeliver_seconds = self._options.redeliver_seconds
         now = self._stopwatch.monotonic_seconds()
         if now - self._claimed_at >= min(CLAIM_EVERY_SECONDS_MAX, redeliver_seconds / 2):
@@ -71,13 +73,14 @@ class RedisSource:
                 self._place.stream, self._group, self._name, min_idle_time=idle, count=count
             )
             if left:
+                self._sound = True
                 return [self._delivered(*entry) for entry in left]
             self._claimed_at = now
         found = await self._client.xreadgroup(
-            self._group, self._name, {self._place.stream: ">"}, count=count, block=int(FETCH_SECONDS * 1000)
+            self._group, self._name, {self._place.stream: ">"}, count=count, block=max(1, int(seconds * 1000))
         )
-        entries = _entries(found)
-        return [self._delivered(*entry) for entry in entries]
+        self._sound = True
+        return [self._delivered(*entry) for entry in _entries(found)]
 
     async def acknowledge(self, items: Sequence[Delivered]) -> None:
         """XACK, all at once."""
@@ -96,7 +99,9 @@ class RedisSource:
         if client is None:
             return
         try:
-            await client.eval(_REMOVE, 1, self._place.stream, self._group, self._name)
+            # A server that was silent just now would hold us up.
+            if self._sound:
+                await client.eval(_REMOVE, 1, self._place.stream, self._group, self._name)
         finally:
             await client.aclose()
 

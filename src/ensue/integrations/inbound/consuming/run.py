@@ -22,7 +22,13 @@ from ensue.clock import Clock, SystemClock
 from ensue.errors import Rejected, Unavailable, UsageError
 from ensue.integrations.contract import Health
 from ensue.integrations.inbound.consumer import AmqpPlace, Consumer, NatsPlace
-from ensue.integrations.inbound.consuming.source import CONNECT_SECONDS, FETCH_SECONDS, Delivered, Source, SourceLost
+from ensue.integrations.inbound.consuming.source import (
+    CONNECT_SECONDS,
+    FETCH_SECONDS_MAX,
+    Delivered,
+    Source,
+    SourceLost,
+)
 from ensue.integrations.inbound.handling import Failed, Handling, Taken
 from ensue.integrations.inbound.identify import MALFORMED, identify
 from ensue.integrations.inbound.message import Headers, Inbound
@@ -32,6 +38,7 @@ logger = logging.getLogger("ensue.inbound")
 RECONNECT_SECONDS_MAX: Final = 30.0
 RETRY_SECONDS_MAX: Final = 30.0
 CLOSE_SECONDS: Final = 2.0
+FETCH_SECONDS: Final = FETCH_SECONDS_MAX
 SLACK_SECONDS: Final = 5.0
 
 
@@ -100,8 +107,8 @@ class Consuming:
         while not self._halted.is_set():
             batch = self._due()
             if not batch:
-                async with asyncio.timeout(FETCH_SECONDS + SLACK_SECONDS):
-                    batch = await self._source.fetch(self._options.batch)
+                async with asyncio.timeout(FETCH_SECONDS_MAX + SLACK_SECONDS):
+                    batch = await self._source.fetch(self._options.batch, self._fetch_seconds())
                 self._losses = 0
                 if not self.health.up:
                     self.health = Health(up=True)
@@ -178,6 +185,12 @@ class Consuming:
         while self._held and self._held[0][0] <= now and len(found) < self._options.batch:
             found.append(heapq.heappop(self._held)[2])
         return found
+
+    def _fetch_seconds(self) -> float:
+        """Until something that is held is due, at most."""
+        if not self._held:
+            return FETCH_SECONDS
+        return min(FETCH_SECONDS, max(0.01, self._held[0][0] - self._stopwatch.monotonic_seconds()))
 
     def _lost(self, error: Exception) -> None:
         detail = f"{self.endpoint}: {type(error).__name__}" + (f": {error}" if str(error) else "")

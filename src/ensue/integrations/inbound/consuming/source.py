@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-FETCH_SECONDS: Final = 1.0
+FETCH_SECONDS_MAX: Final = 1.0
 CONNECT_SECONDS: Final = 5.0
 
 
@@ -35,8 +35,8 @@ class Source(Protocol):
         """Connect, and make sure that the place is there."""
         ...
 
-    async def fetch(self, count: int) -> Sequence[Delivered]:
-        """Up to `count` messages; none after about a second without any."""
+    async def fetch(self, count: int, seconds: float) -> Sequence[Delivered]:
+        """Up to `count` messages; none after about `seconds` (at most `FETCH_SECONDS_MAX`) without any."""
         ...
 
     async def acknowledge(self, items: Sequence[Delivered]) -> None:
