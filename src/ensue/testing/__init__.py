@@ -10,6 +10,8 @@ from ensue.testing.faults.http_double import HttpDouble
 from ensue.testing.faults.http_wire import RecordedRequest
 from ensue.testing.faults.proxy import FaultCounts, FaultProxy
 from ensue.testing.harness import AppHarness, FakeConnection
+from ensue.testing.recorded.delivery import RecordedDelivery
+from ensue.testing.recorded.signing import sign_delivery
 
 __all__ = [
     "Answer",
@@ -19,5 +21,7 @@ __all__ = [
     "FaultProxy",
     "HttpDouble",
     "IntegrationConformance",
+    "RecordedDelivery",
     "RecordedRequest",
+    "sign_delivery",
 ]

@@ -8,6 +8,7 @@ by `advance` and `clock.advance`, for the app and for the database alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,11 +22,14 @@ from ensue.integrations.contract import Integration
 from ensue.schema.interaction import Context
 from ensue.schema.written.names import suggestion
 from ensue.testing.held_time import HeldTime
+from ensue.testing.recorded.delivery import RecordedDelivery
+from ensue.testing.recorded.signing import sign_delivery
 from ensue.testing.reopen import reopened
 
 if TYPE_CHECKING:
     from ensue.engine.controller import Controller
     from ensue.engine.store import Store
+    from ensue.integrations.inbound.handling import Failed, Taken
     from ensue.schema.model import Model
 
 
@@ -130,8 +134,9 @@ class AppHarness:
         return members[namespace]
 
     async def drain(self, *, waiting: bool = False) -> None:
-        """Deliver every due effect, those that are caused by it included, and handle stored messages from outside; with `waiting` also those that wait for a
-        retry.
+        """Handle stored messages from outside and deliver every due effect, those that are caused by it included.
+
+        With `waiting` also those effects that wait for a retry.
 
         What waits for a retry is due once the clock was advanced past it. A failure is logged and kept with its effect,
         as in production.
@@ -160,6 +165,32 @@ class AppHarness:
         done = await self.run.driver.write(reopened(self.run.driver.dialect))
         await self.drain()
         return done
+
+    async def receive(
+        self,
+        endpoint: str,
+        delivery: RecordedDelivery,
+        /,
+        *,
+        sign: bool = True,
+        at: datetime | None = None,
+        id: str | None = None,
+    ) -> Taken | Failed:
+        """Deliver a recorded webhook to `endpoint` (`"shop.paid"`) as its sender would.
+
+        It is signed with the endpoint's own secret, as of `at` (now, by the harness's clock), and called `id` where a
+        header says so; with `sign=False` it comes as it was recorded. Gives `"done"`, `"known"` (a repeat), `"stored"`,
+        or a `Failed` with the error; raises `Rejected` if it can't be verified.
+
+        >>> await harness.receive("shop.paid", RecordedDelivery.load("tests/paid.webhook"))
+        """
+        webhooks = self.run.inbox.endpoints.webhooks
+        if endpoint not in webhooks:
+            raise UsageError(f"The app has no webhook {endpoint!r}.{suggestion(endpoint, webhooks)}")
+        if sign:
+            verifier = webhooks[endpoint][1].options.verify
+            delivery = sign_delivery(delivery, verifier, at=at if at is not None else self.clock.now(), id=id)
+        return await self.run.inbox.take_webhook(endpoint, delivery.body, delivery.headers)
 
     async def connect(self, user: Any = None) -> FakeConnection:
         """A client of `user` (a record, or None) connects; raises what an `on_connect` callback raises."""

@@ -1,0 +1,1 @@
+"""Webhooks as they were once delivered, to be delivered again in tests."""
