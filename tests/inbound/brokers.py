@@ -31,10 +31,14 @@ class Broker:
         self.name = f"t{uuid4().hex[:12]}"
 
     place: Any
-    lasts = True
-    """Whether the server's streams survive a restart."""
 
-    async def open(self) -> None: ...
+    def describe(self) -> None:
+        """Set `place`."""
+        raise NotImplementedError
+
+    async def open(self) -> None:
+        """Make what consumers expect to be there."""
+        self.describe()
 
     async def publish(self, body: bytes, *, id_: str | None = None) -> None:
         raise NotImplementedError
@@ -47,8 +51,11 @@ class Broker:
 
 
 class NatsBroker(Broker):
-    async def open(self) -> None:
+    def describe(self) -> None:
         self.place = NatsPlace(subject=f"{self.name}.*", durable=self.name)
+
+    async def open(self) -> None:
+        await super().open()
         async with self._stream() as stream:
             await stream.add_stream(name=self.name, subjects=[f"{self.name}.*"])
 
@@ -74,7 +81,7 @@ class NatsBroker(Broker):
 
 
 class RedisBroker(Broker):
-    async def open(self) -> None:
+    def describe(self) -> None:
         self.place = RedisPlace(stream=self.name, group="g", field="body")
 
     async def publish(self, body: bytes, *, id_: str | None = None) -> None:
@@ -97,8 +104,11 @@ class RedisBroker(Broker):
 class AmqpBroker(Broker):
     """RabbitMQ, or whatever `ENSUE_TEST_AMQP` names; its server can't be stopped by a test."""
 
-    async def open(self) -> None:
+    def describe(self) -> None:
         self.place = AmqpPlace(queue=self.name)
+
+    async def open(self) -> None:
+        await super().open()
         self._connection = await aio_pika.connect(self.url)
         self._channel = await self._connection.channel()
         await self._channel.declare_queue(self.name, durable=True)
@@ -108,7 +118,7 @@ class AmqpBroker(Broker):
         await self._channel.default_exchange.publish(message, self.name)
 
     async def left(self) -> int:
-        """What a connection that goes would leave: counted by the broker's own page if it has one, else what waits."""
+        """What waits; what is unacknowledged is not told by the protocol, and waits again once its consumer is gone."""
         queue = await self._channel.declare_queue(self.name, passive=True)
         return queue.declaration_result.message_count or 0
 
@@ -118,8 +128,11 @@ class AmqpBroker(Broker):
 
 
 class DoubleBroker(Broker):
-    async def open(self) -> None:
+    def describe(self) -> None:
         self.place = AmqpPlace(queue=self.name)
+
+    async def open(self) -> None:
+        await super().open()
         self.server.queues[self.name] = deque()
 
     async def publish(self, body: bytes, *, id_: str | None = None) -> None:

@@ -8,49 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from ensue import Consumer, ConsumerOptions, DeclarationError, Inbound, Incoming, Integration, consume, env
+from ensue import DeclarationError, Inbound, Incoming, Integration, consume, env
 from ensue.app import AppRun
 from ensue.errors import Unavailable
 from ensue.integrations.inbound.consuming import run as consuming_run
 from ensue.testing.faults.proxy import FaultProxy
 from tests.inbound.brokers import Broker, broker_of, until
+from tests.inbound.feed import Feed
 from tests.inbound.shop import PaymentEvent, shop
 from tests.inbound.test_receive import inbox
 from tests.services import RedisServer
 
 KINDS = ("nats", "redis", "amqp")
-
-
-class Feed(Integration):
-    """Consumes payments of one place; `fails` says how often each order's message fails."""
-
-    def __init__(self, broker: Broker, **options: Any) -> None:
-        super().__init__()
-        self.broker = broker
-        self.options = {"url": broker.url, **options}
-        self.fails: Counter[int] = Counter()
-        self.seen: list[Inbound] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    def create_consumers(self) -> list[Consumer]:
-        return [Consumer("payments", self._paid, self.broker.place, ConsumerOptions(**self.options))]
-
-    async def _paid(self, message: Inbound) -> Incoming:
-        self.seen.append(message)
-        await self.gate.wait()
-        order = message.json()["order"]
-        if self.fails[order] > 0:
-            self.fails[order] -= 1
-            raise LookupError(f"order {order}")
-        return PaymentEvent(order_number=order)
 
 
 @pytest.fixture(autouse=True)
@@ -276,6 +252,29 @@ async def test_declarations(sqlite_url: str) -> None:
         async with shop(sqlite_url, integrations={"w": Wrong()}):
             pass
     assert len(raised.value.problems) == 4
+
+
+@pytest.mark.parametrize("kind", ["nats", "redis"])
+async def test_a_process_killed_before_its_acknowledgement_has_changed_things_once(
+    request: pytest.FixtureRequest, kind: str, postgres_url: str
+) -> None:
+    async with opened(broker_of(request, kind)) as broker:
+        await publish(broker, *range(5))
+        program = [sys.executable, "-m", "tests.inbound.consumer_process", postgres_url, kind, broker.url, broker.name]
+        process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            held = int(await process.stdout.readline())
+        process.kill()
+        await process.wait()
+        assert held >= 1
+        assert await broker.left() == 5
+        async with feeding(postgres_url, broker, redeliver_seconds=1) as (run, feed):
+            assert await run.controller.store.count(PaymentEvent) >= held
+            await until(lambda: _nothing_left(broker))
+            assert await orders(run) == list(range(5))
+            assert len(feed.seen) == 5
+            assert {row[3] for row in await inbox(run.app)} == {1}
 
 
 class _Up:
