@@ -8,17 +8,14 @@ token is in a log, an event, an effect or an error.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from ensue.errors import ConstraintViolated, DeclarationError, InvalidValue, Problem, Rejected, Unavailable
+from ensue.errors import ConstraintViolated, DeclarationError, InvalidValue, Problem, Rejected
 from ensue.expression.trace import match
 from ensue.integrations.accounts.lockout import Lockout, LockoutPolicy
 from ensue.integrations.accounts.messages import (
@@ -49,6 +46,7 @@ from ensue.integrations.accounts.tokens import SECRET_BYTES_MIN, Claims, Tokens
 from ensue.integrations.api import API, add_answer_header, api
 from ensue.integrations.connection import Authenticated
 from ensue.integrations.contract import Integration
+from ensue.integrations.running.repeated import repeated
 from ensue.integrations.settings.environment import WRONG_SETTING, env
 from ensue.schema.effect import Effect, SideEffect
 from ensue.schema.entity import Entity
@@ -57,8 +55,6 @@ from ensue.schema.schema import Schema
 
 if TYPE_CHECKING:
     from ensue.engine.controller import Controller
-
-logger = logging.getLogger("ensue.integrations.accounts")
 
 PASSWORD_CHARACTERS_MAX = 1_024
 TICKET_LIFETIME = timedelta(seconds=30)
@@ -137,7 +133,7 @@ class Accounts(Integration):
             name="sessions",
         )
         controller.on_commit(lambda commit: self._sessions.touched(commit.touched))
-        await self.enter(_repeated(self._prune), name="pruning")
+        await self.enter(repeated(self._prune, seconds=PRUNE_SECONDS, name="pruning of accounts"), name="pruning")
 
     def create_side_effects(self) -> list[SideEffect]:
         if self.send is None:
@@ -533,23 +529,3 @@ def _id(user: Any) -> int:
 
 def _taken() -> Rejected:
     return Rejected("login_taken", "There is an account with this login.", fields={"login": "is already taken"})
-
-
-@asynccontextmanager
-async def _repeated(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
-    """Does `work` every hour, for as long as the context lasts."""
-
-    async def repeat() -> None:
-        while True:
-            await asyncio.sleep(PRUNE_SECONDS)
-            try:
-                await work()
-            except Unavailable as error:
-                logger.warning("nothing was forgotten this time: %s", error)
-
-    task = asyncio.create_task(repeat(), name="ensue accounts pruning")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
