@@ -10,9 +10,10 @@ import asyncio
 import sys
 from typing import Any
 
+from ensue.integrations.inbound.consuming.amqp_queue import AmqpSource
 from ensue.integrations.inbound.consuming.nats_stream import NatsSource
 from ensue.integrations.inbound.consuming.redis_stream import RedisSource
-from tests.inbound.brokers import Broker, NatsBroker, RedisBroker
+from tests.inbound.brokers import AmqpBroker, Broker, NatsBroker, RedisBroker
 from tests.inbound.feed import Feed
 from tests.inbound.shop import shop
 
@@ -23,10 +24,10 @@ async def hold(_: Any, items: Any) -> None:
 
 
 async def consume(database: str, kind: str, url: str, name: str) -> None:
-    broker: Broker = {"nats": NatsBroker, "redis": RedisBroker}[kind](url, None)
+    broker: Broker = {"nats": NatsBroker, "redis": RedisBroker, "amqp": AmqpBroker}[kind](url, None)
     broker.name = name
     broker.describe()
-    NatsSource.acknowledge = RedisSource.acknowledge = hold
+    NatsSource.acknowledge = RedisSource.acknowledge = AmqpSource.acknowledge = hold
     async with shop(database, integrations={"feed": Feed(broker, redeliver_seconds=1)}).run():
         await asyncio.Event().wait()
 
