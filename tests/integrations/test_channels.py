@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ensue.errors import DeclarationError
-from ensue.integrations.channels.bus import MemoryBus, MemoryExchange
+from ensue.integrations.channels.memory_bus import MemoryBus, MemoryExchange
 from ensue.integrations.connection import BufferedConnection
 
 from .channel_app import FakeStore, Process, ref, texts, until
@@ -25,7 +25,17 @@ async def test_messages_reach_the_members_of_their_channel_only() -> None:
     assert texts(ann) == ["to ten"]
     assert texts(bob) == ["to ten", "to twenty"]
     assert anonymous.sent == []
-    assert ann.sent[0] == {"type": "message", "channel": 10, "key": "k1", "message": {"id": 1, "text": "to ten"}}
+    joined, message = ann.sent
+    epoch = message["epoch"]
+    assert joined == {"type": "joined", "channels": [{"channel": 10, "epoch": epoch, "offset": 0}]}
+    assert message == {
+        "type": "message",
+        "channel": 10,
+        "epoch": epoch,
+        "offset": 1,
+        "key": message["key"],
+        "message": {"id": 1, "text": "to ten"},
+    }
 
 
 async def test_processes_share_messages_and_changes_of_membership() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from ensue import App
 from ensue.app import AppRun
-from ensue.integrations.channels.bus import MemoryBus
+from ensue.integrations.channels.memory_bus import MemoryBus
 from ensue.testing import AppHarness, FakeConnection
 from tests.services import RedisServer
 
-from .channel_app import Channel, Membership, Message, User, channels_app, texts, until
+from .channel_app import Channel, Membership, Message, User, channels_app, texts, told, until
 
 
 async def test_members_receive_messages_and_others_do_not() -> None:
@@ -25,13 +25,13 @@ async def test_members_receive_messages_and_others_do_not() -> None:
         at_ann, at_bob = await harness.connect(ann), await harness.connect(bob)
         message = await store.create(Message(text="hello", sender=bob, channel=news))
         await harness.drain()
-        [received] = at_ann.sent
+        [received] = told(at_ann, "message")
         assert received["type"] == "message"
         assert received["channel"] == news.id
         assert received["message"]["id"] == message.id
         assert received["message"]["text"] == "hello"
         assert received["message"]["sender"]["name"] == "Bob"
-        assert at_bob.sent == []
+        assert told(at_bob, "message") == []
 
         await store.create(Membership(user=bob, channel=news))
         await store.delete(Membership, membership.id)
@@ -71,13 +71,15 @@ async def test_a_count_of_a_membership_that_moves_is_no_news(monkeypatch: pytest
         ann, news = await store.create(User(name="Ann")), await store.create(Channel(title="News"))
         membership = await store.create(Membership(user=ann, channel=news))
         await harness.drain()
-        publish = harness.integration("channels").bus.publish
+        bus = harness.integration("channels").bus
+        append = bus.append
 
-        async def noted(topic: str, text: str) -> None:
+        async def noted(topic: str, text: str, *, key: str = "") -> Any:
             published.append(topic)
-            await publish(topic, text)
+            return await append(topic, text, key=key) if key else None
 
-        monkeypatch.setattr(harness.integration("channels").bus, "publish", noted)
+        monkeypatch.setattr(bus, "append", noted)
+        monkeypatch.setattr(bus, "publish", noted)
         await store.create(Message(text="hello", sender=ann, channel=news))
         await harness.drain()
         assert (await store.get(Membership, membership.id)).message_count == 1

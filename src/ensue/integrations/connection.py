@@ -214,7 +214,7 @@ async def send_to_all(connections: Iterable[Connection], text: str) -> None:
             if isinstance(connection, BufferedConnection):
                 connection.post(shared)
             else:
-                await connection.send_text(shared)
+                await connection.send_text(text)
         except ConnectionClosed:
             # It is leaving, or was too slow: whoever runs it takes leave of it.
             continue

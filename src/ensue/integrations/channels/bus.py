@@ -1,23 +1,70 @@
-"""What carries messages between processes, and the one that stays within a process.
+"""What carries messages between processes, keeps the last of them, and knows who is there.
 
-Decides the contract of a bus: topics in, messages out, and a word when messages may have been missed. Leaves the
-meaning of topics to its user. Invariant: after `follow` has returned while the bus is up, whatever is published on the
-topic arrives.
+Decides the contract of a bus: topics in, messages out, a log for each topic, and a word when messages may have been
+missed. Leaves the meaning of topics to its user. Invariants: after `follow` has returned while the bus is up, whatever
+is published on the topic arrives; offsets of one epoch count up by one and are never given twice; a page of a log has
+no hole that it does not tell of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from ensue.integrations.contract import Health
+
+
+class Stamp(NamedTuple):
+    """The place of a message in the log of its topic. A log that was lost begins anew, with another epoch."""
+
+    epoch: str
+    offset: int
+
+
+class Entry(NamedTuple):
+    """One message of a log."""
+
+    offset: int
+    text: str
+
+
+class Page(NamedTuple):
+    """What a log has after a stamp: the first `entries` of it. `top` is the stamp of the last message of all.
+
+    `whole` is false if something after that stamp is no longer there, or the log is another one; then `entries` is
+    empty.
+    """
+
+    top: Stamp
+    entries: tuple[Entry, ...]
+    whole: bool
+
+
+class Attendance(NamedTuple):
+    """Who is present on a topic: `users`, or None if the caller knew, as of `version`."""
+
+    version: int
+    users: frozenset[int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much of each topic is kept: `length` messages for `seconds`; and how long a user counts as present."""
+
+    length: int = 500
+    seconds: float = 3600.0
+    presence_seconds: float = 30.0
 
 
 class Listener(Protocol):
     """Who uses a bus."""
 
-    async def received(self, topic: str, text: str) -> None:
-        """A message on a followed topic. Must not wait for anybody: all other messages are behind it."""
+    async def received(self, topic: str, text: str, stamp: Stamp | None) -> None:
+        """A message on a followed topic; `stamp` is None for what is in no log.
+
+        Must not wait for anybody: all other messages are behind it.
+        """
         ...
 
     async def reconnected(self) -> None:
@@ -30,7 +77,10 @@ class Listener(Protocol):
 
 
 class Bus(Protocol):
-    """Publish and follow topics. At most once: who needs more publishes from a durable effect."""
+    """Publish and follow topics. At most once: who needs more publishes from a durable effect and reads the log.
+
+    Whatever speaks to others raises `Unavailable` when it can't.
+    """
 
     async def listen(self, listener: Listener, control: str) -> None:
         """Tell `listener` from now on.
@@ -40,7 +90,32 @@ class Bus(Protocol):
         ...
 
     async def publish(self, topic: str, text: str) -> None:
-        """Send `text` to every follower of `topic`. Raises `Unavailable` when it can't."""
+        """Send `text` to every follower of `topic`; no log keeps it."""
+        ...
+
+    async def append(self, topic: str, text: str, *, key: str) -> Stamp:
+        """Put `text` into the log of `topic` and send it to every follower: once for each `key`, however often called.
+
+        Gives its stamp, the first one for a repeat. A key is remembered as long as its message may be kept.
+        """
+        ...
+
+    async def since(self, topic: str, stamp: Stamp, *, count: int) -> Page:
+        """At most `count` messages of the log after `stamp`, oldest first."""
+        ...
+
+    async def tops(self, topics: Collection[str]) -> Mapping[str, Stamp]:
+        """The stamp of the last message of each topic; a log that does not exist begins."""
+        ...
+
+    async def attend(
+        self, topic: str, *, came: Collection[int], gone: Collection[int], known: int | None
+    ) -> Attendance:
+        """Say for this process which users came to `topic` or are still there, and which are gone.
+
+        Whoever is not named again within the limit is gone. The followers of `topic` receive `Notice`s of what changed.
+        `known` is the version that the caller has; None for none.
+        """
         ...
 
     async def follow(self, topics: Collection[str]) -> None:
@@ -54,56 +129,9 @@ class Bus(Protocol):
     def health(self) -> Health: ...
 
 
-class MemoryExchange:
-    """Where the memory buses of one process meet; each stands for a process of its own.
-
-    >>> exchange = MemoryExchange()
-    >>> one, other = exchange.join(), exchange.join()
-    """
-
-    def __init__(self) -> None:
-        self._buses: list[MemoryBus] = []
-
-    def join(self) -> MemoryBus:
-        """A new bus that exchanges messages with all others here."""
-        bus = MemoryBus(self)
-        self._buses.append(bus)
-        return bus
-
-    async def deliver(self, topic: str, text: str) -> None:
-        """Give a message to every bus that follows `topic`."""
-        for bus in tuple(self._buses):
-            await bus.receive(topic, text)
-
-
-class MemoryBus:
-    """A bus within one process: for `redis_url="memory://"`, and as a double in tests."""
-
-    def __init__(self, exchange: MemoryExchange | None = None) -> None:
-        self.topics: set[str] = set()
-        self._exchange = exchange
-        self._listener: Listener | None = None
-
-    async def listen(self, listener: Listener, control: str) -> None:
-        self._listener = listener
-        self.topics.add(control)
-
-    async def publish(self, topic: str, text: str) -> None:
-        if self._exchange is not None:
-            await self._exchange.deliver(topic, text)
-        else:
-            await self.receive(topic, text)
-
-    async def follow(self, topics: Collection[str]) -> None:
-        self.topics.update(topics)
-
-    async def unfollow(self, topics: Collection[str]) -> None:
-        self.topics.difference_update(topics)
-
-    async def receive(self, topic: str, text: str) -> None:
-        """Take a message from the exchange, if its topic is followed."""
-        if topic in self.topics and self._listener is not None:
-            await self._listener.received(topic, text)
-
-    def health(self) -> Health:
-        return Health(up=True, detail="within this process")
+def page_of(top: Stamp, asked: Stamp, entries: Collection[Entry]) -> Page:
+    """The page for what a log had after `asked`, whether or not it still had all of it."""
+    found = tuple(entries)
+    reaches = asked.offset == top.offset if not found else found[0].offset == asked.offset + 1
+    whole = asked.epoch == top.epoch and reaches
+    return Page(top, found if whole else (), whole)

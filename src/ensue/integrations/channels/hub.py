@@ -54,6 +54,10 @@ class Hub:
         """The channels of one connected user."""
         return self._channels.get(user, frozenset())
 
+    def users_on(self, channel: int) -> frozenset[int]:
+        """The connected users who are members of a channel."""
+        return frozenset(self._listeners.get(channel, ()))
+
     def connections_of(self, user: int) -> tuple[Connection, ...]:
         """The connections of one user."""
         return tuple(self._connections.get(user, {}).values())

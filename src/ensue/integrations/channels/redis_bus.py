@@ -1,41 +1,33 @@
-"""A bus over Redis pub/sub that outlives restarts of Redis.
+"""A bus over Redis pub/sub that outlives restarts of Redis, and keeps the last messages of each topic there.
 
-Decides when the connection counts as dead, when to try again, and what is followed anew. Leaves membership to its
-user. Invariants: after an outage the user is asked what to follow before anything is followed, so nobody receives what
-was revoked meanwhile; a peer that is silent but connected is found out by unanswered pings.
+Decides what a failure of Redis means to whoever publishes. Leaves the subscribing connection to `redis_link`, what is
+done in one step to `scripts`, and clusters to `redis_cluster`. Invariant: nothing is published while those who listen
+here would miss it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import msgspec
 import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from ensue.clock import Clock
 from ensue.errors import Unavailable
-from ensue.integrations.channels.bus import Listener
+from ensue.integrations.channels import scripts
+from ensue.integrations.channels.bus import Attendance, Entry, Limits, Listener, Page, Stamp, page_of
+from ensue.integrations.channels.redis_link import EVERYWHERE, FAILURES, Link, Words, pool_of
 from ensue.integrations.contract import Health
 
-logger = logging.getLogger("ensue.integrations.redis_channels")
-
-CONNECT_SECONDS_MAX = 5.0
-ANSWER_SECONDS_MAX = 5.0
-PING_AFTER_SECONDS = 5.0
-BACKOFF_FIRST_SECONDS = 0.1
-BACKOFF_SECONDS_MAX = 2.0
-TOPICS_PER_COMMAND = 500
 RETRY_SECONDS_MIN = 1.0
 RETRY_SECONDS_MAX = 60.0
-_FAILURES = (RedisError, OSError, TimeoutError)
+LOOKED_UP_AT_ONCE = 100
 
 
 class RedisDown(Unavailable):
@@ -51,229 +43,184 @@ class RedisDown(Unavailable):
         self.retry_after_seconds = retry_after_seconds
 
 
-class RedisBus:
+class RedisCommands:
+    """What all buses over Redis do alike: everything but following."""
+
+    words: Words = EVERYWHERE
+
+    def __init__(self, client: Any, *, where: str, clock: Clock, limits: Limits) -> None:
+        self._client = client
+        self._where = where
+        self._clock = clock
+        self._limits = limits
+        self._process = uuid.uuid4().hex
+        self._listener: Listener | None = None
+
+    def health(self) -> Health:
+        raise NotImplementedError
+
+    async def publish(self, topic: str, text: str) -> None:
+        await self._ask(topic, self._client.execute_command(self.words.publish, topic, scripts.PLAIN + text))
+
+    async def append(self, topic: str, text: str, *, key: str) -> Stamp:
+        keys = [*_log_keys(topic), scripts.KEY.format(topic, key), topic]
+        limits = self._limits
+        values = [text, limits.length, int(limits.seconds * 1000), self.words.publish]
+        epoch, offset = await self._ask(topic, self._log_script(scripts.APPEND, keys, values))
+        return Stamp(epoch, int(offset))
+
+    async def since(self, topic: str, stamp: Stamp, *, count: int) -> Page:
+        script = self._log_script(scripts.READ, _log_keys(topic), [max(0, stamp.offset), count])
+        epoch, offset, found = await self._ask(topic, script)
+        entries = [Entry(int(number.partition("-")[0]), fields[1]) for number, fields in found]
+        return page_of(Stamp(epoch, int(offset)), stamp, entries)
+
+    async def tops(self, topics: Collection[str]) -> Mapping[str, Stamp]:
+        found: dict[str, Stamp] = {}
+        waiting = list(topics)
+        while waiting:
+            chunk, waiting = waiting[:LOOKED_UP_AT_ONCE], waiting[LOOKED_UP_AT_ONCE:]
+            for topic, (epoch, offset, _) in zip(chunk, await self._look_up(chunk), strict=True):
+                found[topic] = Stamp(epoch, int(offset))
+        return found
+
+    async def attend(
+        self, topic: str, *, came: Collection[int], gone: Collection[int], known: int | None
+    ) -> Attendance:
+        keys = [scripts.SEEN.format(topic), scripts.COUNTS.format(topic), topic]
+        version = "" if known is None else str(known)
+        values = [int(self._limits.presence_seconds * 1000), self._process, self.words.publish, version]
+        lists = [msgspec.json.encode(sorted(users)).decode() for users in (came, gone)]
+        found = await self._ask(topic, self._script(scripts.ATTEND, keys, [*values, *lists]))
+        users = frozenset(int(user) for user in found[1] if user != "version") if len(found) > 1 else None
+        return Attendance(int(found[0]), users)
+
+    async def _look_up(self, topics: Sequence[str]) -> Sequence[Any]:
+        """The answers of `READ` without messages, for each topic."""
+        asking = [self._log_script(scripts.READ, _log_keys(topic), [0, 0]) for topic in topics]
+        return await self._ask(topics[0], asyncio.gather(*asking))
+
+    def _log_script(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Awaitable[Any]:
+        return self._script(script, keys, [uuid.uuid4().hex[:8], scripts.STATE_SECONDS, *values])
+
+    def _script(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Awaitable[Any]:
+        return self._client.execute_command("EVAL", script, len(keys), *keys, *values)
+
+    async def _ask(self, topic: str, answer: Awaitable[Any]) -> Any:
+        if not self.health().up:
+            # Redis may be back already, but those who listen, here as elsewhere, are not.
+            _forget(answer)
+            raise RedisDown(
+                f"{self.health().detail}. The message is sent later.", retry_after_seconds=self._pause_seconds()
+            )
+        try:
+            return await answer
+        except FAILURES as failure:
+            text = f"Redis at {self._where} did not do its part for {topic}: {failure}. It is tried again."
+            raise RedisDown(text, retry_after_seconds=self._pause_seconds()) from failure
+
+    def _pause_seconds(self) -> float:
+        health = self.health()
+        if health.up or health.since is None:
+            return RETRY_SECONDS_MIN
+        seconds = (self._clock.now() - health.since).total_seconds()
+        return min(RETRY_SECONDS_MAX, max(RETRY_SECONDS_MIN, seconds / 4))
+
+    async def message(self, topic: str, text: str) -> None:
+        """A link brings a message: the stamp goes before the text."""
+        if self._listener is None:
+            return
+        if text.startswith(scripts.STAMPED):
+            epoch, offset, content = text[1:].split(":", 2)
+            await self._listener.received(topic, content, Stamp(epoch, int(offset)))
+        else:
+            await self._listener.received(topic, text[1:], None)
+
+    async def reconnected(self) -> None:
+        """A link is back."""
+        if self._listener is not None:
+            await self._listener.reconnected()
+
+    async def restored(self) -> None:
+        """A link follows everything again."""
+        if self._listener is not None:
+            await self._listener.restored()
+
+
+class RedisBus(RedisCommands):
     """An async context manager: entering starts the connection and waits for the first attempt, not for its success.
 
     A dead Redis is logged and shows in `health()`; the bus keeps trying and follows everything again once it is back.
     """
 
-    def __init__(self, url: str, *, clock: Clock, rng: random.Random | None = None) -> None:
-        self._clock = clock
-        self._rng = rng if rng is not None else random.Random()
-        options: dict[str, Any] = {
-            "decode_responses": True,
-            # RESP2: pushed messages and answers come in one order, on a connection that does nothing else.
-            "protocol": 2,
-            "socket_connect_timeout": CONNECT_SECONDS_MAX,
-            "socket_timeout": ANSWER_SECONDS_MAX,
-        }
+    def __init__(
+        self, url: str, *, clock: Clock, limits: Limits | None = None, rng: random.Random | None = None
+    ) -> None:
         # Two pools: the subscriber makes its one connection itself and must see the first failure; a publisher's pooled
         # connection may have died with the last restart, so it deserves a second try.
-        self._subscribers = _pool(url, retries=0, options=options)
-        self._publisher: Any = redis.Redis(connection_pool=_pool(url, retries=1, options=options))
-        self._where = _place(url)
-        self._wanted: set[str] = set()
-        self._live: dict[str, asyncio.Event] = {}
-        self._connection: Any = None
-        self._health = Health(up=False, detail="not connected yet", since=clock.now())
-        self._attempted = asyncio.Event()
-        self._restoring = False
-        self._unconfirmed: set[str] = set()
-        self._sending = asyncio.Lock()
-        self._listener: Listener | None = None
-        self._control: str | None = None
-        self._task: asyncio.Task[None] | None = None
+        client: Any = redis.Redis(connection_pool=pool_of(url, retries=1))
+        where = place(url)
+        super().__init__(client, where=where, clock=clock, limits=limits if limits is not None else Limits())
+        rng = rng if rng is not None else random.Random()
+        self._link = Link(pool_of(url, retries=0), self, where=where, words=EVERYWHERE, clock=clock, rng=rng)
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="ensue.redis_bus")
-        await self._attempted.wait()
+        await self._link.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        await self._subscribers.aclose()
-        await self._publisher.aclose(close_connection_pool=True)
+        await self._link.close()
+        await self._client.aclose(close_connection_pool=True)
 
     async def listen(self, listener: Listener, control: str) -> None:
         self._listener = listener
-        self._control = control
+        self._link.control = control
         await self.follow([control])
 
     def health(self) -> Health:
-        return self._health
-
-    async def publish(self, topic: str, text: str) -> None:
-        if not self._health.up:
-            # Redis may be back already, but those who listen, here as elsewhere, are not.
-            raise RedisDown(
-                f"{self._health.detail}. The message is sent later.", retry_after_seconds=self._pause_seconds()
-            )
-        try:
-            await self._publisher.publish(topic, text)
-        except _FAILURES as failure:
-            text = f"Redis at {self._where} did not take a message for {topic}: {failure}. It is tried again."
-            raise RedisDown(text, retry_after_seconds=self._pause_seconds()) from failure
-
-    def _pause_seconds(self) -> float:
-        since = self._health.since
-        if self._health.up or since is None:
-            return RETRY_SECONDS_MIN
-        return min(RETRY_SECONDS_MAX, max(RETRY_SECONDS_MIN, (self._clock.now() - since).total_seconds() / 4))
+        return self._link.health
 
     async def follow(self, topics: Collection[str]) -> None:
-        new = set(topics) - self._wanted
-        self._wanted |= new
-        connection = self._connection
-        if connection is not None:
-            waiting = [self._live.setdefault(topic, asyncio.Event()) for topic in topics]
-            if await self._send(connection, "SUBSCRIBE", new):
-                await self._until_live(waiting)
+        await self._link.follow(topics)
 
     async def unfollow(self, topics: Collection[str]) -> None:
-        gone = self._wanted & set(topics)
-        self._wanted -= gone
-        self._unconfirmed -= gone
-        for topic in gone:
-            # Whoever still waits for its confirmation would wait in vain.
-            if (waited := self._live.pop(topic, None)) is not None:
-                waited.set()
-        if self._connection is not None:
-            await self._send(self._connection, "UNSUBSCRIBE", gone)
+        await self._link.unfollow(topics)
 
-    async def _until_live(self, events: Sequence[asyncio.Event]) -> None:
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                for event in events:
-                    await event.wait()
-        except TimeoutError:
-            # The reader finds out whether Redis is gone; the topics stay wanted and are followed when it is back.
-            logger.warning("Redis at %s did not confirm a subscription within %g s", self._where, ANSWER_SECONDS_MAX)
+    def misplaced(self) -> None:
+        """For links; there is but one server."""
 
-    async def _send(self, connection: Any, command: str, topics: Iterable[str]) -> bool:
-        try:
-            # One after the other: a topic given up and wanted again must reach Redis in that order.
-            async with self._sending:
-                for chunk in _chunks(sorted(topics)):
-                    await connection.send_command(command, *chunk)
-        except _FAILURES as failure:
-            logger.info("%s to Redis at %s failed, the reader reconnects: %s", command, self._where, failure)
-            return False
-        return True
-
-    async def _run(self) -> None:
-        attempt = 0
-        while True:
-            connection = self._subscribers.make_connection()
-            try:
-                await connection.connect()
-                await self._restore(connection)
-                attempt = 0
-                await self._read(connection)
-            except Exception as failure:  # noqa: BLE001 - the loop ends only by cancellation; what failed is in health()
-                # Also what a listener raised when it was asked what to follow: with no answer nothing may be followed.
-                self._mark_down(failure)
-            finally:
-                self._connection = None
-                self._restoring = False
-                self._attempted.set()
-                # Whoever waits for a confirmation need not wait any longer: it comes with the next connection.
-                for event in self._live.values():
-                    event.set()
-                await connection.disconnect(nowait=True)
-            # Full jitter: many processes lose the same Redis at the same instant.
-            await asyncio.sleep(self._rng.uniform(0, min(BACKOFF_SECONDS_MAX, BACKOFF_FIRST_SECONDS * 2**attempt)))
-            attempt = min(attempt + 1, 10)
-
-    async def _restore(self, connection: Any) -> None:
-        if self._listener is not None and self._control is not None:
-            # The control topic first, and confirmed: a change made after the listener has looked is then heard of.
-            await connection.send_command("SUBSCRIBE", self._control)
-            await self._confirmed(connection, self._control)
-            await self._listener.reconnected()
-        for event in self._live.values():
-            event.clear()
-        self._unconfirmed = set(self._wanted)
-        # From here on `follow` sends by itself.
-        self._connection = connection
-        async with self._sending:
-            for chunk in _chunks(sorted(self._wanted)):
-                await connection.send_command("SUBSCRIBE", *chunk)
-        self._restoring = True
-        await self._restored_if_all_live()
-        self._attempted.set()
-
-    async def _confirmed(self, connection: Any, topic: str) -> None:
-        while (answer := await connection.read_response(timeout=ANSWER_SECONDS_MAX)) is not None:
-            if answer[:2] == ["subscribe", topic]:
-                return
-            await self._take(answer)
-        raise TimeoutError(f"a subscription was not confirmed within {ANSWER_SECONDS_MAX:g} s")
-
-    async def _read(self, connection: Any) -> None:
-        pinged = False
-        while True:
-            answer = await connection.read_response(timeout=PING_AFTER_SECONDS, disconnect_on_error=False)
-            if answer is not None:
-                pinged = False
-                await self._take(answer)
-            elif pinged:
-                raise TimeoutError(f"no answer to a ping within {PING_AFTER_SECONDS:g} s")
-            else:
-                await connection.send_command("PING")
-                pinged = True
-
-    async def _take(self, answer: Any) -> None:
-        match answer:
-            case ["message", str(topic), str(text)] if topic in self._wanted and self._listener is not None:
-                await self._tell(self._listener.received(topic, text))
-            case ["subscribe", str(topic), *_] if topic in self._wanted:
-                self._live.setdefault(topic, asyncio.Event()).set()
-                self._unconfirmed.discard(topic)
-            case _:
-                pass
-        if self._restoring:
-            await self._restored_if_all_live()
-
-    async def _restored_if_all_live(self) -> None:
-        # Up means that messages arrive: until then `publish` refuses, since what is sent now would be missed.
-        if not self._unconfirmed:
-            self._restoring = False
-            self._health = Health(up=True, detail=f"connected to Redis at {self._where}", since=self._clock.now())
-            logger.info("connected to Redis at %s", self._where)
-            if self._listener is not None:
-                await self._tell(self._listener.restored())
-
-    async def _tell(self, call: Awaitable[None]) -> None:
-        # A listener that fails on one message must not end the connection that all others live on.
-        try:
-            await call
-        except Exception:
-            logger.exception("A listener of the Redis bus failed")
-
-    def _mark_down(self, failure: BaseException) -> None:
-        detail = f"Redis at {self._where} does not answer: {failure or type(failure).__name__}"
-        if self._health.up or not self._attempted.is_set():
-            logger.error("%s; trying again until it does", detail)
-            self._health = Health(up=False, detail=detail, since=self._clock.now())
-        else:
-            # Since when it is down is what one wants to know, not when it was last tried.
-            self._health = Health(up=False, detail=detail, since=self._health.since)
+    async def _look_up(self, topics: Sequence[str]) -> Sequence[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for topic in topics:
+            keys = _log_keys(topic)
+            values = [uuid.uuid4().hex[:8], scripts.STATE_SECONDS, 0, 0]
+            pipeline.execute_command("EVAL", scripts.READ, len(keys), *keys, *values)
+        return await self._ask(topics[0], pipeline.execute())
 
 
-def _pool(url: str, *, retries: int, options: dict[str, Any]) -> redis.ConnectionPool:
-    retry = Retry(NoBackoff(), retries)
-    return redis.ConnectionPool.from_url(url, retry=retry, **options)  # pyright: ignore[reportUnknownMemberType]
+def open_bus(url: str, *, clock: Clock, limits: Limits) -> Any:
+    """The bus for a URL: `redis://`, `rediss://`, or either with `+cluster`. Raises ValueError for another."""
+    if urlsplit(url).scheme.endswith("+cluster"):
+        from ensue.integrations.channels.redis_cluster import ClusterBus
+
+        return ClusterBus(url, clock=clock, limits=limits)
+    return RedisBus(url, clock=clock, limits=limits)
 
 
-def _chunks(topics: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(topics), TOPICS_PER_COMMAND):
-        yield topics[start : start + TOPICS_PER_COMMAND]
-
-
-def _place(url: str) -> str:
+def place(url: str) -> str:
+    """Where a URL leads to, without its secrets."""
     parts = urlsplit(url)
     return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+
+
+def _log_keys(topic: str) -> list[str]:
+    return [scripts.STATE.format(topic), scripts.LOG.format(topic)]
+
+
+def _forget(answer: Awaitable[Any]) -> None:
+    # Not begun, and never to be: without this Python warns of it.
+    close = getattr(answer, "close", None) or getattr(answer, "cancel", None)
+    if close is not None:
+        close()
