@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +13,7 @@ import pytest
 
 from ensue import App, Context, DeclarationError, Entity, Interaction, InvalidValue, Property, Ref
 from ensue.integrations.volc_stream import Stream, StreamRenewal, VolcStream, signed_url, stream_path
-from ensue.testing import AppHarness
+from ensue.testing import AppHarness, IntegrationConformance
 
 KEY = "a-key-that-nobody-sees"
 PULL_KEY = "another-key-that-nobody-sees"
@@ -204,3 +205,38 @@ async def test_what_is_missing_is_said_at_once() -> None:
             raise AssertionError("started")
     for name in ("VOLC_STREAM_PUSH_DOMAIN", "VOLC_STREAM_PULL_DOMAIN", "VOLC_STREAM_KEY"):
         assert name in str(missing.value)
+
+
+class Nobody:
+    """What a `VolcStream` talks to: nobody, it only signs."""
+
+    open_connections = 0
+
+    async def __aenter__(self) -> Nobody:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    def refuse(self) -> None: ...
+
+    def black_hole(self) -> None: ...
+
+    def heal(self) -> None: ...
+
+
+class TestVolcStream(IntegrationConformance[Nobody]):
+    """Streams as any integration."""
+
+    health_exempt = "There is nobody to ask: addresses are signed here."
+
+    def peer(self) -> Nobody:
+        return Nobody()
+
+    def integration(self, peer: Nobody) -> VolcStream:
+        return VolcStream()
+
+    def app(self, integration: VolcStream) -> App:
+        return App(entities=[Broadcast, Rehearsal], integrations={"streams": integration})
+
+    def environment(self, peer: Nobody) -> Mapping[str, str]:
+        return ENVIRONMENT

@@ -87,7 +87,7 @@ class Signal:
 
 
 class Temporal(Integration):
-    """Workflows on a Temporal server; `address="memory://"` is a double for tests.
+    """Workflows on a Temporal server; `address="memory://"` is a double for tests. TLS is on with an `api_key`.
 
     `workflows` says what each kind of `WorkflowRun` starts, `signals` which changes are signals. Every `watch_seconds`
     one process asks for workflows that ended, and every `reconcile_seconds` for each open one by itself; if it dies,
@@ -102,7 +102,7 @@ class Temporal(Integration):
     temporal_namespace: str = env("TEMPORAL_NAMESPACE", default="default")
     task_queue: str = env("TEMPORAL_TASK_QUEUE", default="ensue")
     api_key: str = env("TEMPORAL_API_KEY", default="")
-    tls: bool = env("TEMPORAL_TLS", default=False)
+    tls: bool | None = env("TEMPORAL_TLS", default=None)
     id_prefix: str = env("TEMPORAL_ID_PREFIX", default="ensue-")
     watch_seconds: float = env("TEMPORAL_WATCH_SECONDS", default=1.0)
     reconcile_seconds: float = env("TEMPORAL_RECONCILE_SECONDS", default=60.0)
@@ -329,10 +329,10 @@ class Temporal(Integration):
             self.address,
             namespace=self.temporal_namespace,
             api_key=self.api_key or None,
-            tls=self.tls or bool(self.api_key),
+            tls=bool(self.api_key) if self.tls is None else self.tls,
             lazy=True,
         )
-        return nullcontext(TemporalWorkflows(client, clock=self.clock, identity=f"ensue:{self.namespace}"))
+        return TemporalWorkflows(client, clock=self.clock, identity=f"ensue:{self.namespace}")
 
     def _wrong(self, text: str) -> DeclarationError:
         return DeclarationError(Problem(WRONG_SETTING, f"{self.namespace} (Temporal) {text}"))

@@ -227,6 +227,7 @@ async def test_all_who_notice_an_upload_at_once_tell_of_it_once(database: str, r
             *(harness.call("files", "confirm_upload", user=ann, object_id=item.id) for _ in range(8)),
             *(files._notified(notification(item.key)) for _ in range(4)),
         )
+        harness.clock.advance(seconds=60)
         await harness.drain()
         assert await harness.store.count(StorageEvent) == 1
         assert sorted(harness.integration("told").heard) == sorted([("event", "uploaded"), (item.key, "uploaded")])

@@ -30,6 +30,7 @@ from ensue.integrations.storage.presign import Bucket, Credentials, Request, pre
 T = TypeVar("T")
 
 CONNECT_SECONDS_MAX = 3
+CHECK_SECONDS_MAX = 5
 ANSWER_SECONDS_MAX = 20
 THREADS = 8
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -46,9 +47,10 @@ class S3Objects:
         self._clock = clock
         self._health = Health(up=True)
         self._threads: ThreadPoolExecutor | None = None
-        self._store = _store(bucket, credentials)
+        self._opened: S3Store | None = None
 
     async def __aenter__(self) -> Self:
+        self._opened = _store(self._bucket, self._credentials)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ensue-s3")
         return self
 
@@ -58,32 +60,46 @@ class S3Objects:
         if self._threads is not None:
             # Not waited for: what still runs ends within its own bound.
             self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
+            # Its connections go with it.
+            self._threads = self._opened = None
+
+    @property
+    def _store(self) -> S3Store:
+        if self._opened is None:
+            raise UsageError("This bucket is not open; it is from setup() to cleanup().")
+        return self._opened
 
     async def put(self, key: str, data: bytes, content_type: str) -> None:
-        await self._call(lambda: obstore.put(self._store, key, data, attributes={"Content-Type": content_type}))
+        store = self._store
+        await self._call(lambda: obstore.put(store, key, data, attributes={"Content-Type": content_type}))
 
     async def get(self, key: str) -> tuple[bytes, ObjectInfo] | None:
+        store = self._store
+
         def get() -> tuple[bytes, ObjectInfo]:
-            found = obstore.get(self._store, key)
+            found = obstore.get(store, key)
             return bytes(found.bytes()), _info(found.meta, found.attributes)
 
         return await self._found(get)
 
     async def head(self, key: str) -> ObjectInfo | None:
+        store = self._store
+
         def head() -> ObjectInfo:
             # Not obstore.head, which leaves the content type out.
-            found = obstore.get(self._store, key, options={"head": True})
+            found = obstore.get(store, key, options={"head": True})
             return _info(found.meta, found.attributes)
 
         return await self._found(head)
 
     async def delete(self, keys: Sequence[str]) -> None:
+        store = self._store
+
         def delete() -> None:
             # One by one: a request for many is answered with success though some of them failed.
             for key in keys:
                 with suppress(FileNotFoundError):
-                    obstore.delete(self._store, key)
+                    obstore.delete(store, key)
 
         await self._call(delete)
 
@@ -100,8 +116,12 @@ class S3Objects:
 
     async def check(self) -> None:
         """Ask for the first object of the bucket."""
+        pages = self._pages(None, 1)
         try:
-            await self._call(lambda: next(self._pages(None, 1), None))
+            async with asyncio.timeout(CHECK_SECONDS_MAX):
+                await self._call(lambda: next(pages, None))
+        except TimeoutError:
+            self._down(f"did not answer within {CHECK_SECONDS_MAX} s")
         except StorageUnavailable as failure:
             if _status(failure) in _REFUSED:
                 raise UsageError(
@@ -131,16 +151,16 @@ class S3Objects:
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except (BaseError, OSError) as error:
-            text = f"The object storage at {self._bucket.endpoint} failed: {type(error).__name__}: {_short(error)}"
-            self._note(Health(up=False, detail=text, since=self._clock.now()))
-            raise StorageUnavailable(text) from error
-        self._note(Health(up=True))
+            raise self._down(f"failed: {type(error).__name__}: {_short(error)}") from error
+        self._health = Health(up=True)
         return found
 
-    def _note(self, health: Health) -> None:
+    def _down(self, text: str) -> StorageUnavailable:
+        told = f"The object storage at {self._bucket.endpoint} {text}"
         # The first failure of several keeps its instant.
-        if health.up or self._health.up:
-            self._health = health
+        if self._health.up:
+            self._health = Health(up=False, detail=told, since=self._clock.now())
+        return StorageUnavailable(told)
 
 
 def _store(bucket: Bucket, credentials: Credentials) -> S3Store:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.common.v1 import Payloads, WorkflowExecution, WorkflowType
@@ -25,7 +26,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.service import RPCError, RPCStatusCode
 
 from ensue.clock import Clock
-from ensue.errors import Throttled
+from ensue.errors import Throttled, UsageError
 from ensue.integrations.contract import Health
 from ensue.integrations.workflows.records import EndStatus
 from ensue.integrations.workflows.server import End, Message, Start, TemporalUnavailable, as_mapping, exists, forgotten
@@ -46,13 +47,30 @@ _ENDS: Final[dict[WorkflowExecutionStatus, EndStatus]] = {
 
 
 class TemporalWorkflows:
-    """Workflows in the namespace that `client` is for; a lazy client connects at the first call."""
+    """Workflows in the namespace that `client` is for; a lazy client connects at the first call.
+
+    An async context manager: after it, `client` is let go of, and its connection goes with it.
+    """
 
     def __init__(self, client: Client, *, clock: Clock, identity: str) -> None:
-        self._client = client
+        self._given: Client | None = client
         self._clock = clock
         self._identity = identity
         self._health = Health(up=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._given = None
+
+    @property
+    def _client(self) -> Client:
+        if self._given is None:
+            raise UsageError("This server is not open; it is from setup() to cleanup().")
+        return self._given
 
     async def start(self, start: Start, /) -> str:
         # By the service and not by the client's method, which makes a request id of its own for each call.
