@@ -44,6 +44,7 @@ logger = logging.getLogger("ensue")
 
 DATABASE = "sqlite:///app.db"
 GRACE_SECONDS = 15.0
+LEASE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,8 @@ class RunOptions:
     `deliver`: deliver effects in this process. `setup`: set integrations up (without, only data is at hand). `env`:
     the environment that settings are read from, `os.environ` by default. `clients` replace entered resources by full
     name (`"channels.redis"`), `replace` whole integrations by namespace; `handles` are offered to integrations.
-    `database` is used in place of the app's. `sql_functions` are further functions for SQLite, or take the place of its
+    `database` is used in place of the app's. `lease_seconds`: how long after this process died others may take the effects
+    that it held. `sql_functions` are further functions for SQLite, or take the place of its
     own, as a test's clock does.
     """
 
@@ -67,6 +69,7 @@ class RunOptions:
     database: str | None = None
     sql_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
     worker_name: str = "app"
+    lease_seconds: float = LEASE_SECONDS
     grace_seconds: float = GRACE_SECONDS
 
 
@@ -83,6 +86,7 @@ class RunArguments(TypedDict, total=False):
     database: str | None
     sql_functions: Mapping[str, Callable[..., Any]]
     worker_name: str
+    lease_seconds: float
     grace_seconds: float
 
 
@@ -356,18 +360,23 @@ class AppRun:
     async def _connect(self, stack: AsyncExitStack) -> None:
         """Integrations set up, then delivery, which calls them."""
         from ensue.integrations.inbound.inbox import Inbox
+        from ensue.integrations.relay.hand_over import HandOver
         from ensue.integrations.running.targets import delivery_of
 
         if self.options.setup:
             await self.integrations.setup(self.controller)
             stack.push_async_callback(self.integrations.cleanup)
+        hand_over = HandOver(self.clock)
+        stack.push_async_callback(hand_over.close)
         self.delivery = delivery_of(
             self.controller,
             self.driver,
             clock=self.clock,
             worker_name=self.options.worker_name,
+            lease_seconds=self.options.lease_seconds,
             database=self.options.database or self.app.database,
             watch=self.watch,
+            hand_over=hand_over,
         )
         self.controller.on_commit(self._committed)
         self.inbox = Inbox(self.controller, self.driver, self.integrations.endpoints, clock=self.clock)

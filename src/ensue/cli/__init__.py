@@ -1,4 +1,4 @@
-"""The command line `ensue`: run, worker, check, explain, effects, inbox, migrate.
+"""The command line `ensue`: run, worker, check, explain, integrations, effects, inbox, migrate, new.
 
 Decides the commands and their arguments, and how an error is shown. Leaves the work to the modules behind, which are imported
 only when their command is given, so that `ensue --help` answers at once. Invariant: a mistake of the caller is one message that
@@ -51,6 +51,19 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="default: INFO"
     )
+    worker.add_argument(
+        "--from",
+        dest="relay",
+        metavar="URL",
+        help="take effects that have a relay from this broker, without a database",
+    )
+    worker.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=30.0,
+        metavar="N",
+        help="how long after this worker's death others take what it held (default: %(default)g)",
+    )
     check = _command(
         commands, "check", "compare derived data with what it derives from; 0: right, 1: differences, 2: failed"
     )
@@ -60,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain = _command(commands, "explain", "show how a derived property is kept right")
     explain.add_argument("name", metavar="NAME", help="Post.comment_count, or a record type such as Post")
+    _integrations(commands)
     _effects(commands)
     _inbox(commands)
     migrate = _command(commands, "migrate", "bring the database to the app's schema")
@@ -67,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--additive", action="store_true", help="add what is missing; remove nothing")
     how.add_argument("--adopt", action="store_true", help="take over a database that was changed by hand, if it fits")
     migrate.add_argument("--dry-run", action="store_true", help="with --additive: only say what would be done")
+    _new(commands)
     return parser
 
 
@@ -126,6 +141,24 @@ def _inbox(commands: Any) -> None:
         _app_argument(action)
         action.add_argument("ids", type=int, nargs="+", metavar="ID")
         action.set_defaults(action=name)
+
+
+def _integrations(commands: Any) -> None:
+    integrations = _command(commands, "integrations", "list the app's integrations: what they offer, how they are")
+    integrations.add_argument("--json", action="store_true", help="print JSON")
+    integrations.add_argument(
+        "--offline", action="store_true", help="don't set them up to ask how they are; nothing is connected to"
+    )
+
+
+def _new(commands: Any) -> None:
+    text = "write the beginning of something, with its tests"
+    new = commands.add_parser("new", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    new.set_defaults(module="new")
+    kinds = new.add_subparsers(metavar="KIND", required=True)
+    integration = kinds.add_parser("integration", help="write an integration that works, with its double and a page")
+    integration.add_argument("name", metavar="NAME", help="what it is called, as a Python module: mail_service")
+    integration.add_argument("--into", default=".", metavar="FOLDER", help="where to write (default: %(default)s)")
 
 
 def _app_argument(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from ensue.cli.locate import find_app
 from ensue.server.logs import log_to
 
 if TYPE_CHECKING:
-    from ensue.app import App
+    from ensue.app import App, AppRun
 
 logger = logging.getLogger("ensue.cli")
 
@@ -27,16 +27,24 @@ def execute(given: argparse.Namespace) -> int:
     """Deliver until SIGINT or SIGTERM."""
     app = find_app(given.app)
     log_to(sys.stderr, level=given.log_level)
-    asyncio.run(_work(app, given.app))
+    asyncio.run(_work(app, given))
     return OK
 
 
-async def _work(app: App, name: str) -> None:
+async def _work(app: App, given: argparse.Namespace) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with app.run(worker_name="worker"):
-        logger.info("delivering the effects of %s", name)
+    async with _run(app, given):
+        logger.info("delivering the effects of %s", given.app)
         await stopping.wait()
         logger.info("stopping")
+
+
+def _run(app: App, given: argparse.Namespace) -> AppRun:
+    if given.relay is None:
+        return app.run(worker_name="worker", lease_seconds=given.lease_seconds)
+    from ensue.cli.relayed import RelayedRun
+
+    return RelayedRun(app, given.relay, lease_seconds=given.lease_seconds)

@@ -1,12 +1,12 @@
 """How effects are delivered, as it is declared: how long to try, where they go, what a call may answer.
 
-Decides the values `Retry`, `Target`, `Rate`, `Breaker`, `Receipt`, and that impossible ones are refused where they are
+Decides the values `Retry`, `Target`, `Rate`, `Breaker`, `Receipt`, `Nats`, and that impossible ones are refused where they are
 written. Leaves what follows from them to `ensue.effects`. Invariant: all of them are values; two equal ones mean the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
@@ -115,3 +115,32 @@ class Receipt:
 
     provider_id: str | None = None
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Nats:
+    """A NATS JetStream stream that effects are handed to, for workers that need no database: `side_effect(relay=…)`.
+
+    An effect `crm.tell` becomes a message of the subject `{subject}.crm.tell` in `stream`, which is made if it is not there.
+    Its message id is the effect's key: within `duplicate_window_seconds` JetStream drops a repeat. What no worker could
+    deliver goes to the stream `{stream}_DEAD`.
+
+    >>> @side_effect(Order, on="create", relay=Nats("nats://broker:4222"))
+    """
+
+    url: str = field(repr=False)
+    stream: str = "ENSUE"
+    subject: str = "ensue-effects"
+    duplicate_window_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        if "://" not in self.url:
+            raise DeclarationError(
+                "Nats(…) was given a url that is none; expected nats://host:4222 or tls://host:4222."
+            )
+        if any(letter in self.stream + self.subject for letter in ".*> /\\"):
+            raise DeclarationError(
+                f"{self!r}: the names of stream and subject can't hold dots, spaces, slashes or wildcards."
+            )
+        if self.duplicate_window_seconds <= 0:
+            raise DeclarationError(f"{self!r}: expected a duplicate window above 0 seconds.")

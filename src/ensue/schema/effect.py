@@ -16,7 +16,7 @@ import msgspec
 
 from ensue.errors import DeclarationError, Origin, Problem
 from ensue.expression.trace import Expr
-from ensue.schema.delivery import Poison, Receipt, Retry, Target
+from ensue.schema.delivery import Nats, Poison, Receipt, Retry, Target
 from ensue.schema.entity import Entity
 from ensue.schema.event import MutationEvent
 from ensue.schema.interaction import Context as Context
@@ -92,6 +92,7 @@ class EffectArguments(TypedDict, Generic[E], total=False):
     priority: int
     delay: timedelta | Callable[[type[E]], Expr[Any]] | None
     key_ttl: timedelta | None
+    relay: Nats | Callable[[Any], Nats] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,8 @@ class EffectOptions:
     becomes of an ordered effect that fails for good, `coalesce` that only the newest of a key is wanted, `batch` that the
     function takes so many at a time. Each level of `priority` (0 to 9) overtakes what is up to a minute older. `delay` is
     how long to wait, or a number of seconds or an instant of the record. `verify` asks whether a call arrived, and
-    `key_ttl` is how long the other side folds repeats of `effect.key`.
+    `key_ttl` is how long the other side folds repeats of `effect.key`. With `relay` the effect is handed to a broker, and the
+    function called by a worker that needs no database; a function of the integration may give the relay, from its settings.
     """
 
     fields: Sequence[Any] = ()
@@ -123,6 +125,7 @@ class EffectOptions:
     delay: timedelta | Callable[[Any], Any] | None = None
     verify: Callable[..., Awaitable[Verified]] | str | None = None
     key_ttl: timedelta | None = None
+    relay: Nats | Callable[..., Nats] | None = None
 
 
 class SideEffect:
@@ -182,10 +185,13 @@ class EffectDeclaration:
     options: EffectOptions
     origin: Origin
 
-    def bind(self, name: str, content: Callable[[Any], Awaitable[object]]) -> SideEffect:
+    def bind(self, name: str, content: Any) -> SideEffect:
         """The side effect whose content is the bound method."""
         effect = SideEffect(name, self.record, on=self.on, content=content)
-        effect.options = replace(self.options, verify=self._verify(name, content))
+        relay = self.options.relay
+        if relay is not None and not isinstance(relay, Nats):
+            relay = partial(relay, content.__self__)
+        effect.options = replace(self.options, verify=self._verify(name, content), relay=relay)
         effect.origin = self.origin
         return effect
 

@@ -8,31 +8,50 @@ the event as it was when it was caused, however late.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import msgspec
 
 from ensue.clock import Clock
 from ensue.effects.deliver import Delivery, Watch
+from ensue.effects.heartbeat import Rhythm
 from ensue.effects.retry import Retry
 from ensue.effects.target import EffectRow, Target
 from ensue.engine.controller import Controller
 from ensue.engine.enqueuing.collect import INITIAL_EFFECT, AfterCommit
 from ensue.engine.payload import decode_payload
+from ensue.integrations.relay.hand_over import HandOver
+from ensue.schema.delivery import Nats
 from ensue.schema.effect import Effect
 from ensue.schema.model import EffectModel, Model
 from ensue.store.driver import Driver
 from ensue.store.url import open_driver, parse_database_url
 
+BEAT_SHARE = 0.27
+"""How much of a lease passes between two renewals: three fit in."""
+
 
 def delivery_of(
-    controller: Controller, driver: Driver, *, clock: Clock, worker_name: str, database: str, watch: Watch | None = None
+    controller: Controller,
+    driver: Driver,
+    *,
+    clock: Clock,
+    worker_name: str,
+    lease_seconds: float,
+    database: str,
+    watch: Watch | None = None,
+    hand_over: HandOver | None = None,
 ) -> Delivery:
     """The delivery of everything that the controller's app has side effects for, not started.
 
-    ``database` is the URL that `driver` is for.
+    ``database`` is the URL that `driver` is for. Effects with a relay are given to it by `hand_over`.
     """
     model = controller.model
     targets = {name: target_of(model, effect) for name, effect in model.effects.items()}
+    for name, effect in model.effects.items():
+        relay = relay_of(effect)
+        if relay is not None and hand_over is not None:
+            targets[name] = replace(targets[name], handler=hand_over.handler(relay))
     if controller.awaits_initials:
         targets[INITIAL_EFFECT] = Target(_initial_handler(controller))
     return Delivery(
@@ -40,9 +59,16 @@ def delivery_of(
         targets,
         clock=clock,
         worker_name=worker_name,
+        rhythm=Rhythm(lease_seconds, lease_seconds * BEAT_SHARE),
         heartbeat_driver=_heartbeat_driver(database),
         watch=watch,
     )
+
+
+def relay_of(declared: EffectModel) -> Nats | None:
+    """Where the effect is handed to, if it has a relay."""
+    relay: Nats | Callable[[], Nats] | None = declared.options["relay"]
+    return relay if relay is None or isinstance(relay, Nats) else relay()
 
 
 def _initial_handler(controller: Controller) -> Callable[[EffectRow], Awaitable[None]]:

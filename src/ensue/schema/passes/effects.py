@@ -53,6 +53,7 @@ def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
     if not any(inspect.iscoroutinefunction(item) for item in (effect.content, type(effect.content).__call__)):
         raise DeclarationError("its content is not async; expected `async def content(effect)`.")
     _check(options)
+    _check_relay(options)
     where = None if options.where is None else _condition(build, options.where, record)
     order_by = None if options.order_by is None else expression(build, options.order_by, record, "order_by=")
     fields = tuple(_selected(build, item, record) for item in options.fields)
@@ -85,6 +86,7 @@ OF_DELIVERY = (
     "priority",
     "verify",
     "key_ttl",
+    "relay",
 )
 """The options that matter to delivery; a frozen side effect has them under these names."""
 
@@ -120,6 +122,23 @@ def _check(options: EffectOptions) -> None:
             raise DeclarationError(
                 f"{unused[0]}= needs delivery='durable': an after-commit effect is called once, at once, and not kept."
             )
+
+
+def _check_relay(options: EffectOptions) -> None:
+    """Refuse what the table of effects keeps and a broker does not."""
+    given = {
+        "order_by=": options.order_by is not None,
+        "batch=": options.batch is not None,
+        "verify=": options.verify is not None,
+        "target=": options.target is not None,
+        "delivery='after_commit'": options.delivery == "after_commit",
+    }
+    wrong = [name for name, there in given.items() if there]
+    if options.relay is not None and wrong:
+        raise DeclarationError(
+            f"relay= and {wrong[0]} exclude each other: behind a relay effects are called by whoever takes them first, one by "
+            "one, as at-least-once messages. Leave one of the two out."
+        )
 
 
 def _delay(build: Build, delay: Any, record: str) -> Node | timedelta | None:

@@ -1,0 +1,218 @@
+"""JetStream as a relay: a stream for effects, one for those that are dead, and a bucket of attempts.
+
+Decides their names and settings, and how the client's errors are told. Invariants: handing over returns after the
+stream has stored the message; its message id is the effect's key, so that JetStream drops a repeat within the window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+from ensue.errors import Unavailable, UsageError
+from ensue.schema.delivery import Nats
+
+CONNECT_SECONDS: Final = 5
+ANSWER_SECONDS: Final = 5.0
+FETCH_SECONDS: Final = 1.0
+PING_SECONDS: Final = 5
+MESSAGE_ID: Final = "Nats-Msg-Id"
+
+
+class JetStream:
+    """A connection to the relay `nats`, with its streams there. Made by `connect_relay`."""
+
+    def __init__(self, nats: Nats, client: Any) -> None:
+        self._nats = nats
+        self._client = client
+        self._stream: Any = client.jetstream(timeout=ANSWER_SECONDS)
+        self._attempts: Any = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is there at the moment; the client reconnects by itself."""
+        return bool(self._client.is_connected)
+
+    async def prepare(self) -> None:
+        """Make the streams and the bucket unless they are there."""
+        from nats.js.api import KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+
+        window = self._nats.duplicate_window_seconds
+        kept = StreamConfig(
+            name=self._nats.stream,
+            subjects=[f"{self._nats.subject}.>"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            duplicate_window=window,
+        )
+        dead = StreamConfig(
+            name=f"{self._nats.stream}_DEAD",
+            subjects=[f"{self._nats.subject}-dead.>"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            duplicate_window=window,
+        )
+        for config in (kept, dead):
+            await self._make(config)
+        bucket = f"{self._nats.stream}_ATTEMPTS"
+        try:
+            self._attempts = await self._stream.key_value(bucket)
+        except _not_found():
+            config = KeyValueConfig(bucket=bucket, history=1, ttl=ATTEMPTS_KEPT_SECONDS, storage=StorageType.FILE)
+            self._attempts = await self._stream.create_key_value(config=config)
+
+    async def _make(self, config: Any) -> None:
+        try:
+            await self._stream.stream_info(config.name)
+        except _not_found():
+            await self._stream.add_stream(config)
+
+    # --- Handing over -------------------------------------------------------------------------------------------------
+
+    async def publish(self, name: str, key: str, data: bytes) -> str:
+        """Store a message for the effect `name`; answers its place (`ENSUE:42`). Raises `Unavailable`."""
+        return await self._publish(f"{self._nats.subject}.{name}", key, data, {})
+
+    async def bury(self, name: str, key: str, data: bytes, *, error: tuple[str, str]) -> None:
+        """Store a message that no worker could deliver, with the class and text of its last error."""
+        headers = {"Ensue-Error-Class": error[0], "Ensue-Error": error[1].replace("\r", " ").replace("\n", " ")}
+        await self._publish(f"{self._nats.subject}-dead.{name}", key, data, headers)
+
+    async def _publish(self, subject: str, key: str, data: bytes, headers: Mapping[str, str]) -> str:
+        if not self.connected:
+            # The client would keep it for later; it is kept in the table already.
+            raise Unavailable("NATS is not connected at the moment.", retryable=True)
+        with told():
+            answer = await self._stream.publish(
+                subject, data, timeout=ANSWER_SECONDS, headers={MESSAGE_ID: key, **headers}
+            )
+        return f"{answer.stream}:{answer.seq}"
+
+    # --- Taking -------------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, name: str, *, lease_seconds: float, at_once: int) -> Any:
+        """The pull subscription that all workers of the effect `name` share."""
+        return await self._subscribe(f"{self._nats.subject}.{name}", name, lease_seconds, at_once)
+
+    async def subscribe_dead(self, *, lease_seconds: float) -> Any:
+        """The pull subscription to everything that is dead."""
+        return await self._subscribe(f"{self._nats.subject}-dead.>", "dead", lease_seconds, 100)
+
+    async def _subscribe(self, subject: str, name: str, lease_seconds: float, at_once: int) -> Any:
+        from nats.js.api import AckPolicy, ConsumerConfig
+
+        dead = subject.endswith("-dead.>")
+        with told():
+            return await self._stream.pull_subscribe(
+                subject,
+                durable="ensue-" + name.replace(".", "-"),
+                stream=f"{self._nats.stream}_DEAD" if dead else self._nats.stream,
+                config=ConsumerConfig(
+                    ack_policy=AckPolicy.EXPLICIT, ack_wait=lease_seconds, max_deliver=-1, max_ack_pending=at_once * 100
+                ),
+            )
+
+    async def fetch(self, subscription: Any, count: int) -> Sequence[Any]:
+        """Messages that are there, or that come within a second. Raises `Unavailable`."""
+        import nats.errors
+
+        try:
+            with told():
+                return await subscription.fetch(count, timeout=FETCH_SECONDS)
+        except Unavailable as error:
+            if isinstance(error.__cause__, nats.errors.TimeoutError) and self.connected:
+                return ()
+            raise
+
+    # --- Attempts -----------------------------------------------------------------------------------------------------
+
+    async def attempts(self, key: str) -> int:
+        """How many attempts of an effect were used up."""
+        with told():
+            try:
+                found = await self._attempts.get(_bucket_key(key))
+            except _not_found():
+                return 0
+        return int(found.value or b"0")
+
+    async def note_attempts(self, key: str, attempts: int) -> None:
+        """Remember that so many were used up."""
+        with told():
+            await self._attempts.put(_bucket_key(key), str(attempts).encode())
+
+    async def forget_attempts(self, key: str) -> None:
+        """It is over."""
+        with told():
+            await self._attempts.delete(_bucket_key(key))
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._client.close()
+
+
+ATTEMPTS_KEPT_SECONDS: Final = 30 * 86_400
+
+
+@asynccontextmanager
+async def connect_relay(nats: Nats) -> AsyncGenerator[JetStream]:
+    """A connection to `nats` that comes back by itself after outages. Raises `Unavailable` if there is none at first."""
+    try:
+        import nats as library
+    except ModuleNotFoundError as error:
+        raise UsageError(f"relay=Nats(…) needs the NATS client: pip install 'ensue[nats]' ({error}).") from error
+    connect: Any = cast("Any", library).connect
+    with told():
+        async with asyncio.timeout(CONNECT_SECONDS):
+            client = await connect(
+                nats.url,
+                name="ensue relay",
+                connect_timeout=CONNECT_SECONDS,
+                ping_interval=PING_SECONDS,
+                max_outstanding_pings=2,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.5,
+                error_cb=_quiet,
+            )
+    relay = JetStream(nats, client)
+    try:
+        with told():
+            await relay.prepare()
+        yield relay
+    finally:
+        await relay.close()
+
+
+class told:
+    """The client's errors as `Unavailable`: all of them pass, once the server is back."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        import nats.errors
+        import nats.js.errors
+
+        if isinstance(error, _not_found()):
+            return
+        if isinstance(error, nats.errors.Error | OSError | nats.js.errors.Error | TimeoutError):
+            text = f"NATS did not answer as it should: {type(error).__name__} {error}".rstrip()
+            raise Unavailable(text, retryable=True) from error
+
+
+def _not_found() -> type[Exception]:
+    import nats.js.errors
+
+    return cast("Any", nats.js.errors).NotFoundError
+
+
+def _bucket_key(key: str) -> str:
+    """A key as a bucket takes it: letters, digits and a few signs; the others as their numbers."""
+    return "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "-_") else f"={ord(letter):x}=" for letter in key
+    )
+
+
+async def _quiet(_: Exception) -> None:
+    """Errors reach us by the calls that fail; the client would print them besides."""

@@ -1,0 +1,188 @@
+"""Effects handed to JetStream reach workers without a database: once each unless a worker dies, and then under one key."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ensue import App, Effect, Integration, Nats, side_effect
+from ensue.app import AppRun
+from ensue.cli.relayed import RelayedRun
+from ensue.effects.ledger import list_effects
+from ensue.errors import DeclarationError, UsageError
+from ensue.integrations.relay.nats_stream import connect_relay
+from tests.relay.parcels import LEASE_SECONDS, Parcel, app
+
+WAIT_SECONDS = 30.0
+
+
+@pytest.fixture
+def stream() -> str:
+    return f"S{uuid.uuid4().hex[:12]}"
+
+
+def calls(file: Path) -> list[list[str]]:
+    """What workers wrote: key, label, attempt, process."""
+    return [line.split("\t") for line in file.read_text().splitlines()] if file.exists() else []
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not condition():  # noqa: ASYNC110 - other processes write the file
+            await asyncio.sleep(0.02)
+
+
+async def handed_over(run: AppRun) -> list[Any]:
+    """The effects, once all are settled here."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            found = await list_effects(run.driver, limit=10_000)
+            if all(effect.state == "done" for effect in found):
+                return found
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def worker(url: str, stream: str, file: Path, pause_seconds: float = 0.0) -> AsyncIterator[Any]:
+    """A process that takes relayed effects."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.relay.parcels", url, stream, str(file), str(pause_seconds)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def test_what_is_handed_over_is_called_elsewhere_and_settled_here(
+    nats_url: str, stream: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "calls"
+    async with app(nats_url, stream).run() as run:
+        await run.controller.store.create_many([Parcel(label=f"p{n}") for n in range(50)])
+        effects = await handed_over(run)
+        assert not file.exists()
+        async with RelayedRun(app(nats_url, stream, file=str(file)), nats_url):
+            await until(lambda: len(calls(file)) == 50)
+    assert sorted(key for key, *_ in calls(file)) == sorted(effect.key for effect in effects)
+
+
+async def test_a_repeated_hand_over_is_one_message(nats_url: str, stream: str) -> None:
+    relay = Nats(nats_url, stream=stream, subject=stream.lower())
+    async with connect_relay(relay) as connected:
+        first = await connected.publish("courier.carry", "key-1", b"{}")
+        assert await connected.publish("courier.carry", "key-1", b"{}") == first
+        assert await connected.publish("courier.carry", "key-2", b"{}") != first
+
+
+async def test_failures_are_tried_again_and_end_among_the_dead(nats_url: str, stream: str, tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    troubles = ("once", "broken", "refused", "busy")
+    async with app(nats_url, stream).run() as run:
+        await run.controller.store.create_many([Parcel(label=trouble, trouble=trouble) for trouble in troubles])
+        await handed_over(run)
+    served = app(nats_url, stream, file=str(file))
+    relay = Nats(nats_url, stream=stream, subject=stream.lower())
+    async with RelayedRun(served, nats_url), connect_relay(relay) as connected:
+        dead = await connected.subscribe_dead(lease_seconds=30)
+        found: list[Any] = []
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(found) < 2:
+                found += await connected.fetch(dead, 10)
+        await until(lambda: Counter(label for _, label, *_ in calls(file))["busy"] == 2)
+    attempts = [(label, attempt) for _, label, attempt, _ in calls(file)]
+    assert Counter(attempts) == {
+        ("once", "1"): 1,
+        ("once", "2"): 1,
+        ("broken", "1"): 1,
+        ("broken", "2"): 1,
+        ("broken", "3"): 1,
+        ("refused", "1"): 1,
+        ("busy", "1"): 2,
+    }
+    errors = {message.headers["Ensue-Error-Class"]: message.headers["Ensue-Error"] for message in found}
+    assert "it broke" in errors["transient"]
+    assert "nobody lives there" in errors["rejected"]
+
+
+@pytest.mark.timeout(120)
+async def test_several_processes_share_the_work_and_one_that_is_killed_loses_nothing(
+    nats_url: str, stream: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "calls"
+    count = 250
+    async with (
+        app(nats_url, stream).run() as run,
+        worker(nats_url, stream, file, 0.02) as first,
+        worker(nats_url, stream, file, 0.02),
+        worker(nats_url, stream, file, 0.02),
+    ):
+        await run.controller.store.create_many([Parcel(label=f"p{n}") for n in range(count)])
+        await until(lambda: len({pid for *_, pid in calls(file)}) == 3)
+        first.kill()
+        await until(lambda: len({key for key, *_ in calls(file)}) == count)
+        # What the killed one was at comes again, to others, and nothing else does.
+        await asyncio.sleep(LEASE_SECONDS + 1)
+    told = calls(file)
+    keys = Counter(key for key, *_ in told)
+    assert len(keys) == count
+    repeats = sum(keys.values()) - count
+    assert repeats <= 20
+    assert all({pid for found, *_, pid in told if found == key} >= {str(first.pid)} for key in keys if keys[key] > 1)
+    assert {attempt for *_, attempt, _ in told} == {"1"}
+
+
+async def test_a_worker_has_no_database(nats_url: str, stream: str, tmp_path: Path) -> None:
+    class Curious(Integration):
+        async def setup(self, controller: Any) -> None:
+            await controller.store.find(Parcel)
+
+        @side_effect(Parcel, on="create", relay=Nats(nats_url, stream=stream))
+        async def carry(self, effect: Effect[Parcel]) -> None: ...
+
+    curious = App(entities=[Parcel], integrations={"curious": Curious()})
+    with pytest.raises(UsageError, match="was used in a worker of relayed effects, which has no database"):
+        async with RelayedRun(curious, nats_url):
+            pass
+    with pytest.raises(UsageError, match="This app hands no effect to a relay"):
+        async with RelayedRun(App(entities=[Parcel]), nats_url):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order_by": lambda p: p.label}, "relay= and order_by= exclude each other"),
+        ({"delivery": "after_commit"}, "relay= and delivery='after_commit' exclude each other"),
+        ({"batch": 10}, "relay= and batch= exclude each other"),
+    ],
+)
+async def test_what_a_broker_does_not_keep_is_refused(options: dict[str, Any], message: str) -> None:
+    class Wrong(Integration):
+        @side_effect(Parcel, on="create", relay=Nats("nats://broker"), **options)
+        async def carry(self, effect: Any) -> None: ...
+
+    with pytest.raises(DeclarationError, match=message):
+        await App(entities=[Parcel], integrations={"wrong": Wrong()}).freeze()
+
+
+def test_names_that_a_broker_refuses_are_refused_where_they_are_written() -> None:
+    with pytest.raises(DeclarationError, match="was given a url that is none"):
+        Nats("broker")
+    with pytest.raises(DeclarationError, match="can't hold dots, spaces, slashes or wildcards"):
+        Nats("nats://broker", subject="a.b")
+    assert "secret" not in repr(Nats("nats://me:secret@broker"))
