@@ -81,6 +81,15 @@ class Inbox:
         self._reconciler.wake()
         return taken
 
+    async def take_message(
+        self, endpoint: str, id: str, body: bytes, *, headers: Mapping[str, str] | None = None
+    ) -> Taken | Failed:
+        """Handle a message as if the consumer (or webhook) `endpoint` had been given it, verified; for tests.
+
+        >>> await run.inbox.take_message("shop.paid", "m1", b'{"order": 7}')
+        """
+        return await self.handling.take(Inbound(id, body, Headers(headers), self._clock.now(), endpoint))
+
     async def drain(self) -> int:
         """Handle every stored message that is due; for tests. Answers how many there were."""
         return await self._reconciler.drain() if len(self.endpoints) else 0
