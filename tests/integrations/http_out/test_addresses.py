@@ -17,7 +17,7 @@ import pytest
 from ensue.clock import SystemClock
 from ensue.integrations.http_out.addresses import AddressPolicy
 from ensue.integrations.http_out.posting import Poster
-from ensue.integrations.http_out.transport import checked_client
+from ensue.integrations.http_out.transport import checked_transport
 from ensue.integrations.http_out.urls import url_problem
 from ensue.testing import Answer, HttpDouble
 
@@ -177,8 +177,8 @@ class Resolver:
 async def poster(
     resolve: Any, *, policy: AddressPolicy = LOCAL, seconds: float = 5.0, ca_file: str = ""
 ) -> AsyncIterator[Poster]:
-    async with checked_client(policy, resolve=resolve, ca_file=ca_file) as client:
-        yield Poster(client, SystemClock(), deadline_seconds=seconds)
+    async with checked_transport(policy, resolve=resolve, ca_file=ca_file) as transport:
+        yield Poster(transport, SystemClock(), deadline_seconds=seconds)
 
 
 def port_of(service: HttpDouble) -> int:
@@ -224,8 +224,8 @@ async def test_the_systems_own_loopback_is_refused_without_an_exception() -> Non
     async with HttpDouble() as service:
         service.on("POST /", 200)
         for policy in (AddressPolicy(), AddressPolicy.of(["127.0.0.2/32"])):
-            async with checked_client(policy) as client:
-                post = Poster(client, SystemClock(), deadline_seconds=5)
+            async with checked_transport(policy) as transport:
+                post = Poster(transport, SystemClock(), deadline_seconds=5)
                 for host in ("127.0.0.1", "localhost", "2130706433", "0177.0.0.1"):
                     outcome = await post.post(f"http://{host}:{port_of(service)}/", b"{}", {})
                     assert outcome.status is None, host
@@ -274,11 +274,11 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 )
 async def test_an_attempt_ends_whatever_the_other_side_does(answer: Answer, delivered: bool, error: str) -> None:
     loop = asyncio.get_running_loop()
-    async with HttpDouble() as service, poster(Resolver(["127.0.0.1"]), seconds=1.5) as post:
+    async with HttpDouble() as service, poster(Resolver(["127.0.0.1"]), seconds=0.7) as post:
         service.on("POST /", answer)
         began = loop.time()
         outcome = await post.post(f"http://hooks.example:{port_of(service)}/", b"{}", {})
-        assert loop.time() - began < 4
+        assert loop.time() - began < 5
         assert outcome.delivered is delivered
         assert error in outcome.error
         assert len(service.requests) == 1

@@ -112,7 +112,7 @@ class HttpOut(Integration):
         try:
             # Only who uses it needs an HTTP client installed.
             from ensue.integrations.http_out.posting import Poster
-            from ensue.integrations.http_out.transport import checked_client
+            from ensue.integrations.http_out.transport import checked_transport
         except ImportError as failure:
             text = f"HttpOut needs an HTTP client: pip install 'ensue[http]' ({failure})."
             raise DeclarationError(Problem(WRONG_SETTING, text)) from failure
@@ -120,11 +120,12 @@ class HttpOut(Integration):
         self._signing = Signing(
             self._store, self.clock, keys=[text.encode() for text in (self.secret, *self.previous_secrets)]
         )
-        client = await self.enter(checked_client(policy, resolve=self.resolve, ca_file=self.ca_file), name="http")
+        transport = checked_transport(policy, resolve=self.resolve, ca_file=self.ca_file)
+        http = await self.enter(transport, name="http")
         self._deliveries = Deliveries(
             self._store,
             self.clock,
-            poster=Poster(client, self.clock, deadline_seconds=self.deadline.total_seconds()),
+            poster=Poster(http, self.clock, deadline_seconds=self.deadline.total_seconds()),
             signing=self._signing,
             patience=Patience(self.max_age, self.disable_after),
             check_url=self._url_problem,

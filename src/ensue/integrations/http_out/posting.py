@@ -21,16 +21,19 @@ from ensue.integrations.http_out.outcome import Outcome
 from ensue.integrations.http_out.transport import AddressRefused
 
 ANSWER_BYTES_MAX = 64 * 1024
-READ_SECONDS_MAX = 1.0
+READ_SECONDS_MAX = 0.5
 ERROR_CHARACTERS_MAX = 300
 RETRY_AFTER_SECONDS_MAX = 86_400.0
 
 
 class Poster:
-    """Sends requests by an HTTP client."""
+    """Sends requests by a transport.
 
-    def __init__(self, client: httpx2.AsyncClient, clock: Clock, *, deadline_seconds: float) -> None:
-        self._client = client
+    Not by a client: that would follow redirects, keep cookies, look for proxies, and log whole URLs, which may be secret.
+    """
+
+    def __init__(self, transport: httpx2.AsyncBaseTransport, clock: Clock, *, deadline_seconds: float) -> None:
+        self._transport = transport
         self._clock = clock
         self._deadline_seconds = deadline_seconds
 
@@ -54,14 +57,16 @@ class Poster:
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
         given = {"content-type": "application/json", "user-agent": "ensue-http-out/1", **headers}
-        async with self._client.stream("POST", url, content=body, headers=given) as answer:
-            outcome = Outcome(
-                answer.status_code,
-                "" if answer.is_success else _meaning(answer),
-                self._retry_after(answer) if answer.status_code in (429, 503) else None,
-            )
+        answer = await self._transport.handle_async_request(httpx2.Request("POST", url, content=body, headers=given))
+        try:
             await _drain(answer)
-        return outcome
+        finally:
+            await answer.aclose()
+        return Outcome(
+            answer.status_code,
+            "" if answer.is_success else _meaning(answer),
+            self._retry_after(answer) if answer.status_code in (429, 503) else None,
+        )
 
     def _retry_after(self, answer: httpx2.Response) -> float | None:
         text = answer.headers.get("retry-after", "").strip()
@@ -76,9 +81,11 @@ class Poster:
 async def _drain(answer: httpx2.Response) -> None:
     """Read what is there, so that the connection can be used again; more than that closes it."""
     read = 0
+    # As it comes: decompressing it would be a way to fill the memory.
+    assert isinstance(answer.stream, httpx2.AsyncByteStream)
     try:
         async with asyncio.timeout(READ_SECONDS_MAX):
-            async for part in answer.aiter_raw():
+            async for part in answer.stream:
                 read += len(part)
                 if read > ANSWER_BYTES_MAX:
                     return

@@ -88,7 +88,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class CheckedTransport(httpx2.AsyncBaseTransport):
-    """The transport of an `httpx2.AsyncClient` over a `CheckedBackend`: no proxies, no retries, no files."""
+    """Requests over a `CheckedBackend`: no proxies, no redirects, no retries, no files."""
 
     def __init__(self, backend: CheckedBackend, *, ssl_context: ssl.SSLContext) -> None:
         self._pool = httpcore2.AsyncConnectionPool(
@@ -144,15 +144,12 @@ class _Body(httpx2.AsyncByteStream):
         await self._answer.aclose()
 
 
-def checked_client(policy: AddressPolicy, *, resolve: Resolve | None = None, ca_file: str = "") -> httpx2.AsyncClient:
-    """An HTTP client that calls only what `policy` allows, and follows nobody elsewhere.
+def checked_transport(policy: AddressPolicy, *, resolve: Resolve | None = None, ca_file: str = "") -> CheckedTransport:
+    """A transport that calls only what `policy` allows.
 
     `ca_file` holds certificates of authorities to trust besides the system's.
     """
     context = ssl.create_default_context()
     if ca_file:
         context.load_verify_locations(ca_file)
-    transport = CheckedTransport(CheckedBackend(policy, resolve=resolve or resolve_by_system), ssl_context=context)
-    return httpx2.AsyncClient(
-        transport=transport, trust_env=False, follow_redirects=False, headers={}, cookies=None, timeout=None
-    )
+    return CheckedTransport(CheckedBackend(policy, resolve=resolve or resolve_by_system), ssl_context=context)
