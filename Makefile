@@ -13,7 +13,7 @@ export PATH := $(BIN):$(PATH)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check static bench kill queues chaos
+.PHONY: help demo test check static bench kill queues chaos tasks
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ queues: $(STAMP) ## compare delivery with three queues on PostgreSQL, in one run
 
 chaos: $(STAMP) ## ten minutes of kills and outages: 1,000 kills over 100,000 effects
 	python -m tests.chaos.run --seconds 600 --kills 1000 --effects 100000
+
+tasks: $(STAMP) ## 10,000 tasks, four workers, one killed; DATABASE chooses one (postgresql: a server of its own)
+	python -m tests.tasks.many $(if $(DATABASE),--database '$(DATABASE)')
 
 static: $(STAMP)
 	ruff check $(RUFF_FOLDERS)

@@ -17,7 +17,7 @@ from uuid import uuid4
 from ensue.errors import DeclarationError, InvalidValue, Problem, Rejected
 from ensue.integrations.api import API, api
 from ensue.integrations.contract import Integration
-from ensue.integrations.settings.environment import EnvSetting, Setting
+from ensue.integrations.settings.environment import WRONG_SETTING, EnvSetting, Setting
 from ensue.integrations.tasks.schedule import Pace
 from ensue.integrations.tasks.states import FINAL
 from ensue.integrations.tasks.task import COLUMNS, AsyncTask, TaskEvent, status_column
@@ -52,6 +52,8 @@ class TaskIntegration(Integration):
     and given up after `deadline`. `on_unknown` says what follows when a submission may or may not have arrived and
     can't be looked up: `"fail"` it for an operator, or `"resubmit"` it. `key_ttl` is how long the provider folds
     repeats of the key. `submits_max` bounds how often a task is submitted because the provider lost it.
+    `poll_lease_seconds` is how long a claimed task is left to the worker that claimed it: by default 20 s more than a
+    poll may take, after which another one asks.
     """
 
     tasks: type[AsyncTask] = AsyncTask
@@ -60,6 +62,7 @@ class TaskIntegration(Integration):
     deadline: timedelta = timedelta(minutes=30)
     submit_timeout_seconds: float = 20.0
     poll_timeout_seconds: float = 10.0
+    poll_lease_seconds: float | None = None
     submits_at_once: int = 8
     polls_at_once: int = 16
     submits_max: int = 3
@@ -206,6 +209,7 @@ class TaskIntegration(Integration):
 
     async def configure(self, schema: Schema) -> None:
         check_statuses(type(self).__name__, self.statuses)
+        self._check_lease()
         concrete = not self.tasks.__dict__.get("__ensue_abstract__")
         classes = [self.tasks] if concrete else list(schema.subclasses(self.tasks))
         if not classes:
@@ -223,6 +227,14 @@ class TaskIntegration(Integration):
             # Each integration says it of its tasks, so that two that would both submit a task are told so.
             schema.property(cls, "status").computation = status_column()
         self._classes = {cls.__name__: cls for cls in classes}
+
+    def _check_lease(self) -> None:
+        if self.poll_lease_seconds is not None and self.poll_lease_seconds <= self.poll_timeout_seconds:
+            text = (
+                f"{type(self).__name__}: poll_lease_seconds={self.poll_lease_seconds:g} must be above "
+                f"poll_timeout_seconds={self.poll_timeout_seconds:g}, or two workers would ask after one task at a time."
+            )
+            raise DeclarationError(Problem(WRONG_SETTING, text))
 
     def create_side_effects(self) -> list[SideEffect]:
         if not hasattr(self, "_classes"):
@@ -259,7 +271,7 @@ class TaskIntegration(Integration):
                 submit_timeout_seconds=self.submit_timeout_seconds,
                 poll_timeout_seconds=self.poll_timeout_seconds,
                 polls_at_once=self.polls_at_once,
-                lease_seconds=self.poll_timeout_seconds + _LEASE_MARGIN_SECONDS,
+                lease_seconds=self.poll_lease_seconds or self.poll_timeout_seconds + _LEASE_MARGIN_SECONDS,
                 deadline=self.deadline,
                 resend=None if self.key_ttl is None else self.key_ttl * KEY_TTL_SHARE,
                 fail_unknown=self.on_unknown == "fail",

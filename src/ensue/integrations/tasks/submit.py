@@ -49,7 +49,7 @@ class Submitter:
         if begun.find == "done":
             return None
         if begun.find == "unknown":
-            return await self._unknown(effect, begun, "an earlier attempt was interrupted")
+            return await self._interrupted(effect, begun)
         try:
             async with asyncio.timeout(desk.limits.submit_timeout_seconds):
                 answer = await desk.author.submit(effect.record, effect.key)
@@ -86,6 +86,18 @@ class Submitter:
             effect, "settled", [task_event(_ref(effect), "failed", "submit", **values)], error=said(error)
         )
         return None
+
+    async def _interrupted(self, effect: Effect[Any], begun: Begun) -> Receipt | None:
+        """An earlier attempt was cut short, and this is delivery's next."""
+        why = "an earlier attempt was interrupted"
+        if not self._desk.offers.verify:
+            return await self._unknown(effect, begun, why)
+        found = await self.verify(effect)
+        if found is None:
+            raise UnknownOutcome(f"{UNKNOWN_OUTCOME}: {why}")
+        if found is False:
+            return await self.submit(effect)
+        return found if isinstance(found, Receipt) else None
 
     async def _unknown(
         self, effect: Effect[Any], begun: Begun, why: str, error: Exception | None = None
