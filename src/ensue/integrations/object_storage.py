@@ -42,7 +42,16 @@ if TYPE_CHECKING:
     from ensue.engine.controller import Controller
     from ensue.schema.schema import Schema
 
-__all__ = ["Download", "MemoryObjects", "ObjectStorage", "StorageEvent", "StorageUnavailable", "StoredObject", "Upload"]
+__all__ = [
+    "Action",
+    "Download",
+    "MemoryObjects",
+    "ObjectStorage",
+    "StorageEvent",
+    "StorageUnavailable",
+    "StoredObject",
+    "Upload",
+]
 
 Action = Literal["upload", "confirm", "download", "delete"]
 

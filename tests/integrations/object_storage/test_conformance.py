@@ -17,6 +17,9 @@ from ensue.integrations.object_storage import ObjectStorage, StoredObject
 from ensue.integrations.storage.presign import Bucket, Credentials, Request, presign
 from ensue.testing import FaultProxy, IntegrationConformance
 
+# All in one process: its server takes seconds to start.
+pytestmark = pytest.mark.xdist_group("s3")
+
 
 class User(Entity):
     name: Property[str]

@@ -32,6 +32,9 @@ from ensue.integrations.object_storage import ObjectStorage, StorageEvent, Store
 from ensue.testing import AppHarness
 from tests.integrations.object_storage.conftest import Place
 
+# All in one process: its server takes seconds to start.
+pytestmark = pytest.mark.xdist_group("s3")
+
 PNG = b"\x89PNG"
 
 

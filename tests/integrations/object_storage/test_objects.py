@@ -15,6 +15,9 @@ from ensue.integrations.storage.s3 import S3Objects
 from ensue.testing import FaultProxy
 from tests.integrations.object_storage.conftest import S3, Place
 
+# All in one process: its server takes seconds to start.
+pytestmark = pytest.mark.xdist_group("s3")
+
 MINUTE = timedelta(minutes=1)
 PNG = {"content-type": "image/png", "content-length": "5", "if-none-match": "*"}
 

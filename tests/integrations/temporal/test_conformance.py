@@ -15,6 +15,9 @@ from ensue import App, Controller, Property
 from ensue.integrations.temporal import Temporal, Workflow, WorkflowRun
 from ensue.testing import FaultProxy, IntegrationConformance
 
+# All in one process: its server takes seconds to start.
+pytestmark = pytest.mark.xdist_group("temporal")
+
 KEY = "a-key-that-nobody-sees"
 
 

@@ -17,6 +17,9 @@ from ensue.integrations.workflows.server import Message, TemporalUnavailable
 from ensue.testing import FaultProxy
 from tests.integrations.temporal.conftest import Place, until
 
+# All in one process: its server takes seconds to start.
+pytestmark = pytest.mark.xdist_group("temporal")
+
 
 def unique() -> str:
     return f"fulfil-{uuid.uuid4().hex[:10]}"

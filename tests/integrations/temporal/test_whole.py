@@ -9,6 +9,7 @@ import sys
 import uuid
 from typing import Any
 
+import pytest
 from temporalio.client import Client
 
 from ensue.clock import SystemClock
@@ -18,6 +19,9 @@ from ensue.testing import FaultProxy
 from tests.integrations.temporal.conftest import until, worker
 from tests.integrations.temporal.shop import Fulfilment, Order, Step, make
 from tests.services_temporal import TemporalServer
+
+# All in one process: its server takes seconds to start.
+pytestmark = pytest.mark.xdist_group("temporal")
 
 WORKER = "import sys; from ensue.cli import main; sys.exit(main(['worker', 'tests.integrations.temporal.shop:app']))"
 
