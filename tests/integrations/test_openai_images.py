@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ensue import App, AsyncTask, Property, TaskEvent
+from ensue import App, AsyncTask, Integration, Property, TaskEvent
 from ensue.integrations.openai_images import OpenAIImages
-from ensue.testing import Answer, AppHarness, HttpDouble
+from ensue.testing import Answer, AppHarness, HttpDouble, IntegrationConformance
 
 ASKED = "POST /v1/images/generations"
 MADE = {"created": 1, "data": [{"url": "https://images/1.png"}], "usage": {"total_tokens": 120}}
@@ -90,3 +90,27 @@ async def test_throttling_is_obeyed_under_the_same_key(world: World) -> None:
     await world.harness.advance(20)
     assert (await world.now(drawing)).status == "completed"
     assert len({request.headers["idempotency-key"] for request in world.service.requests}) == 1
+
+
+class TestConformance(IntegrationConformance[HttpDouble]):
+    """With the policy that lets an unknown outcome be asked for again, since this service folds repeats of a key."""
+
+    def peer(self) -> HttpDouble:
+        service = HttpDouble(idempotency_header="Idempotency-Key")
+        service.on(ASKED, MADE)
+        return service
+
+    def integration(self, peer: HttpDouble) -> OpenAIImages:
+        return OpenAIImages(tasks=Drawing, submit_timeout_seconds=1.0, on_unknown="resubmit")
+
+    def app(self, integration: Integration) -> App:
+        return App(entities=[Drawing], integrations={"images": integration})
+
+    def environment(self, peer: HttpDouble) -> dict[str, str]:
+        return {"OPENAI_API_KEY": "sk-secret-5a1", "OPENAI_BASE_URL": f"{peer.url}/v1"}
+
+    async def cause(self, controller: Any) -> None:
+        await controller.store.create(Drawing(prompt="a cat"))
+
+    async def work(self, peer: HttpDouble) -> dict[str, int]:
+        return dict(peer.accepted_keys)

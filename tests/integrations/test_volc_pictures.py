@@ -13,7 +13,7 @@ import pytest
 from ensue import App, AsyncTask, Integration, Property
 from ensue.integrations.volc.signature import Credentials, Unsigned, signed_headers
 from ensue.integrations.volc_pictures import GET_RESULT, SUBMIT, VolcPictures
-from ensue.testing import Answer, AppHarness, HttpDouble
+from ensue.testing import Answer, AppHarness, HttpDouble, IntegrationConformance
 
 ASKED = f"POST /?Action={SUBMIT}"
 POLLED = f"POST /?Action={GET_RESULT}"
@@ -292,3 +292,30 @@ async def test_the_secret_is_nowhere(world: World, caplog: pytest.LogCaptureFixt
     picture = await world.later(30, await world.picture())
     assert SECRET not in repr(world.pictures)
     assert SECRET not in f"{caplog.text} {picture!r}"
+
+
+class TestConformance(IntegrationConformance[HttpDouble]):
+    """With the policy that lets an unknown outcome be submitted again: without it, a shutdown in the middle of a
+    submission fails the task for an operator, as `test_an_unknown_outcome_is_never_submitted_twice` shows.
+    """
+
+    def peer(self) -> HttpDouble:
+        service = HttpDouble()
+        service.on(ASKED, said(task_id="7"))
+        service.on(POLLED, said(status="generating"))
+        return service
+
+    def integration(self, peer: HttpDouble) -> VolcPictures:
+        return VolcPictures(tasks=Picture, submit_timeout_seconds=1.0, on_unknown="resubmit")
+
+    def app(self, integration: Integration) -> App:
+        return App(entities=[Picture], integrations={"pictures": integration})
+
+    def environment(self, peer: HttpDouble) -> dict[str, str]:
+        return {"VOLC_ACCESS_KEY": "AK-7f3a9", "VOLC_SECRET_KEY": SECRET, "VOLC_VISUAL_ENDPOINT": peer.url}
+
+    async def cause(self, controller: Any) -> None:
+        await controller.store.create(Picture(prompt="a cat"))
+
+    async def work(self, peer: HttpDouble) -> int:
+        return len([request for request in peer.accepted if request.query["Action"] == SUBMIT])

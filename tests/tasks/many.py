@@ -114,7 +114,7 @@ def run(given: argparse.Namespace) -> Figures:
         workers = [_fork(app) for _ in range(given.workers)]
         began = time.monotonic()
         try:
-            asyncio.run(_watch(provider, app, workers, given, listening))
+            asyncio.run(_watch(provider, app, workers, given=given, listening=listening))
         finally:
             for pid in workers:
                 with suppress(ProcessLookupError):
@@ -148,7 +148,9 @@ async def _create(app: App, tasks: int) -> None:
             await app.controller.store.create_many([Job(number=number) for number in numbers])
 
 
-async def _watch(provider: Provider, app: App, workers: list[int], given: argparse.Namespace, listening: Any) -> None:
+async def _watch(
+    provider: Provider, app: App, workers: list[int], *, given: argparse.Namespace, listening: socket.socket
+) -> None:
     server = await asyncio.start_server(provider.serve, sock=listening)
     async with app.run(deliver=False):
         store = app.controller.store

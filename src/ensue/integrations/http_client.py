@@ -1,7 +1,7 @@
 """The HTTP client of integrations: one for each, opened in `setup`, replaceable in tests as `"namespace.http"`.
 
-Decides its defaults: no redirects, bounded times and answers. Leaves what is sent to the integrations. Invariant:
-importing this needs no HTTP library; using it without one says what to install.
+Decides its defaults: no redirects, no proxies of the environment, bounded times and answers. Leaves what is sent to the
+integrations. Invariant: importing this needs no HTTP library; using it without one says what to install.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def enter_http(integration: Integration, *, timeout_seconds: float, **opti
             )
         ) from failure
     timeout = httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
-    return await integration.enter(httpx2.AsyncClient(timeout=timeout, **options), name="http")
+    return await integration.enter(httpx2.AsyncClient(timeout=timeout, trust_env=False, **options), name="http")
 
 
 async def download(client: httpx2.AsyncClient, url: str, *, bytes_max: int = DOWNLOAD_BYTES_MAX) -> tuple[bytes, str]:

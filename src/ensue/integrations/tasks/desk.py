@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Protocol
 
 from ensue.clock import Clock
 from ensue.engine.controller import Controller
 from ensue.engine.store import Store
+from ensue.errors import Rejected, Throttled
+from ensue.integrations.contract import Health
 from ensue.integrations.tasks.recorder import Recorder
 from ensue.integrations.tasks.schedule import Pace
 from ensue.integrations.tasks.task import AsyncTask
@@ -62,6 +64,26 @@ class Offers:
 
 
 @dataclass(slots=True)
+class Condition:
+    """How the provider answers, by its last answer."""
+
+    clock: Clock
+    detail: str = ""
+    since: datetime | None = None
+
+    def note(self, failure: BaseException | None) -> None:
+        """A call ended so; who throttles or refuses is in good health."""
+        if failure is None or isinstance(failure, Rejected | Throttled):
+            self.detail, self.since = "", None
+        else:
+            self.detail = f"{type(failure).__name__}: {failure}"
+            self.since = self.since or self.clock.now()
+
+    def health(self) -> Health:
+        return Health(up=not self.detail, detail=self.detail, since=self.since)
+
+
+@dataclass(slots=True)
 class Desk:
     """One integration's tasks in one run."""
 
@@ -77,6 +99,7 @@ class Desk:
     recorder: Recorder
     effects: Sequence[str]
     worker: str
+    condition: Condition
     rng: Random = field(default_factory=Random)
     wake: Callable[[], None] = lambda: None
 

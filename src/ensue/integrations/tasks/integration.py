@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from ensue.errors import DeclarationError, InvalidValue, Problem, Rejected
 from ensue.integrations.api import API, api
-from ensue.integrations.contract import Integration
+from ensue.integrations.contract import Health, Integration
 from ensue.integrations.settings.environment import WRONG_SETTING, EnvSetting, Setting
 from ensue.integrations.tasks.schedule import Pace
 from ensue.integrations.tasks.states import FINAL
@@ -254,7 +254,7 @@ class TaskIntegration(Integration):
         """Override it to connect; what submits and polls is started after it, and stopped before its clients close."""
 
     async def _start(self, controller: Controller) -> None:
-        from ensue.integrations.tasks.desk import Desk, Limits, Offers
+        from ensue.integrations.tasks.desk import Condition, Desk, Limits, Offers
         from ensue.integrations.tasks.poller import Poller
         from ensue.integrations.tasks.recorder import Recorder
         from ensue.integrations.tasks.submit import Submitter
@@ -279,11 +279,15 @@ class TaskIntegration(Integration):
             offers=Offers(self._writes("poll"), self._writes("poll_many"), self._writes("verify")),
             recorder=Recorder(controller.engine),
             effects=[f"{self.namespace}.submit_{name}" for name in self._classes],
+            condition=Condition(self.clock),
             worker=f"{self.worker}-{uuid4().hex[:12]}",
         )
         self._submitter = Submitter(self._desk)
         self._poller = await self.enter(Poller(self._desk, running=self.delivers), name="poller")
         self._desk.wake = self._poller.wake
+
+    async def health(self) -> Health:
+        return self._desk.condition.health()
 
     def _submitting(self, name: str, cls: type[AsyncTask]) -> SideEffect:
         async def submit(effect: Effect[Any]) -> Receipt | None:

@@ -206,23 +206,29 @@ class Poller:
 
     async def _ask(self, seen: Sequence[Seen]) -> Mapping[Ref, Heard]:
         """The answer for each, which may be the error that came in its place."""
-        author, offers = self._desk.author, self._desk.offers
+        offers = self._desk.offers
         if not seen or not (offers.poll or offers.poll_many):
             return {one.claim.ref: None for one in seen}
         ids = {one.claim.ref: one.claim.external_id or "" for one in seen}
         try:
             async with asyncio.timeout(self._desk.limits.poll_timeout_seconds):
-                if not offers.poll_many:
-                    ((ref, external_id),) = ids.items()
-                    return {ref: await author.poll(external_id)}
-                answers = await author.poll_many(list(ids.values()))
+                answers = await self._answers(list(ids.values()))
         except Exception as error:  # noqa: BLE001 - logged and kept with the row; a failed poll fails no task
             self._failed(ids, error)
             return dict.fromkeys(ids, error)
+        self._desk.condition.note(None)
         missing = LookupError("the answer of poll_many says nothing of it")
         return {ref: answers.get(external_id, missing) for ref, external_id in ids.items()}
 
+    async def _answers(self, external_ids: Sequence[str]) -> Mapping[str, TaskUpdate | BaseException]:
+        author = self._desk.author
+        if self._desk.offers.poll_many:
+            return await author.poll_many(external_ids)
+        (external_id,) = external_ids
+        return {external_id: await author.poll(external_id)}
+
     def _failed(self, refs: Iterable[Ref], error: Exception) -> None:
+        self._desk.condition.note(error)
         named = ", ".join(f"{type_} {id_}" for type_, id_ in refs)
         _logger.warning("asking after %s failed: %s: %s", named, type(error).__name__, error)
         pause: object = getattr(error, "retry_after_seconds", None)

@@ -54,7 +54,9 @@ class Submitter:
             async with asyncio.timeout(desk.limits.submit_timeout_seconds):
                 answer = await desk.author.submit(effect.record, effect.key)
         except Exception as error:  # noqa: BLE001 - each is an end of the attempt, and none is lost
+            desk.condition.note(error)
             return await self._failed(effect, begun, error)
+        desk.condition.note(None)
         return await self._accept(effect, begun, answer)
 
     async def verify(self, effect: Effect[Any]) -> Receipt | bool | None:
