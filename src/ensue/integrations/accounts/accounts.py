@@ -143,7 +143,7 @@ class Accounts(Integration):
                 "send_message",
                 AccountEvent,
                 on="create",
-                content=self.send_message,
+                content=self._send_message,
                 where=lambda event: ~event.token.is_null(),
             )
         ]
@@ -388,7 +388,7 @@ class Accounts(Integration):
 
     # --- Messages -----------------------------------------------------------------------------------------------------
 
-    async def send_message(self, effect: Effect[AccountEvent]) -> None:
+    async def _send_message(self, effect: Effect[AccountEvent]) -> None:
         """Side effect: make the token that an event names, and send it; nothing of it is in the effect."""
         row: Any = None if effect.record.token is None else await self._once.read(effect.record.token)
         if self.send is None or not self._once.good(row) or (row.purpose == "reset" and row.user is None):

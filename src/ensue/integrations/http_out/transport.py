@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -47,14 +47,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         backend: Any = httpcore2.AnyIOBackend
         self._inner: httpcore2.AsyncNetworkBackend = backend()
 
-    async def connect_tcp(  # noqa: PLR0917  # the signature of httpcore2
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # the signature of httpcore2
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
+    async def connect_tcp(self, host: str, port: int, *more: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
         """Resolve, check all, connect to the first that answers. Raises `AddressRefused`, or `httpcore2.ConnectError`."""
         try:
             addresses = await self._resolve(host, port)
@@ -66,19 +59,12 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         failure: Exception = httpcore2.ConnectError(f"{host} has no address.")
         for text in addresses:
             try:
-                return await self._inner.connect_tcp(
-                    text, port, timeout=timeout, local_address=local_address, socket_options=socket_options
-                )
+                return await self._inner.connect_tcp(text, port, *more, **options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure
 
-    async def connect_unix_socket(
-        self,
-        path: str,
-        timeout: float | None = None,  # noqa: ASYNC109  # the signature of httpcore2
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
+    async def connect_unix_socket(self, path: str, *more: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
         """Refuse: nobody outside is reached by a file."""
         raise AddressRefused(f"{path} is a file of this machine.")
 
