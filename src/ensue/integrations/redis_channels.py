@@ -82,7 +82,6 @@ class RedisChannels(Integration):
         self._store = controller.store
         self.hub = Hub()
         self._control = f"{self.prefix}:memberships"
-        self._told: dict[str, set[int]] = {}
         self._refresher = await self.enter(Refresher(self._refresh), name="refresher")
         self.bus: Bus = await self.enter(self._open_bus(), name="redis")
         self._follower = await self.enter(
@@ -156,7 +155,6 @@ class RedisChannels(Integration):
 
     async def leave(self, connection: Connection) -> None:
         """A client is gone."""
-        self._told.pop(connection.id, None)
         if connection.user is not None:
             before, of_user = self.hub.channels(), self.hub.channels_of(connection.user.id)
             self.hub.remove(connection.user.id, connection)
@@ -239,7 +237,7 @@ class RedisChannels(Integration):
 
     async def _became_ready(self, topics: Collection[str]) -> None:
         channels = [_channel(topic) for topic in topics]
-        connections = {each.id: each for channel in channels for each in self.hub.listeners(channel)}
+        connections = {each.id: each for channel in channels for each in self.hub.connections_on(channel)}
         await self._tell_membership(connections.values())
 
     # --- Membership ---------------------------------------------------------------------------------------------------
@@ -256,22 +254,23 @@ class RedisChannels(Integration):
         after = self.hub.channels()
         await self._follower.unfollow(self._topics(before - after))
         await self._follower.follow(self._topics({channel for user in users for channel in self.hub.channels_of(user)}))
-        known = [each for user in users for each in self.hub.connections_of(user) if each.id in self._told]
+        # Who has just come is told by `join`.
+        known = [each for user in users for each in self.hub.connections_of(user) if self.hub.told(each) is not None]
         await self._tell_membership(known)
 
     async def _tell_membership(self, connections: Iterable[Connection], *, always: bool = False) -> None:
         """Tell which channels are live for a client now, and which no longer."""
         for connection in connections:
-            told = self._told.get(connection.id, set())
-            member = self.hub.channels_of(connection.user.id)
+            told, member = self.hub.told(connection) or frozenset(), self.hub.channels_of(connection.user.id)
             if gone := told - member:
+                self.hub.stop(connection, gone)
                 await send_to_all([connection], words.left(sorted(gone)))
             stamps = {channel: self._follower.stamp(self._topic(channel)) for channel in sorted(member - told)}
             fresh = [Position(channel, *stamp) for channel, stamp in stamps.items() if stamp is not None]
             if fresh or always:
+                # Nothing waits between reading the stamps and listening: what comes after them is sent from here on.
+                self.hub.listen(connection, [position.channel for position in fresh])
                 await send_to_all([connection], words.joined(fresh))
-            if connection in self.hub.connections_of(connection.user.id):
-                self._told[connection.id] = (told & member) | {position.channel for position in fresh}
 
     # --- Presence -----------------------------------------------------------------------------------------------------
 
