@@ -49,7 +49,7 @@ def test_help_answers_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("run", "worker", "check", "explain", "effects", "migrate"):
+    for name in ("run", "worker", "check", "explain", "integrations", "effects", "inbox", "migrate", "new"):
         assert f"\n    {name}" in done.stdout
 
 
