@@ -1,0 +1,12 @@
+"""The pages about pictures run as they stand there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.docs.pages import DOCS, run_page
+
+
+@pytest.mark.parametrize("name", ["volc_pictures", "openai_images"])
+async def test_a_page_runs_in_order(name: str) -> None:
+    await run_page(DOCS / "integrations" / f"{name}.md")
