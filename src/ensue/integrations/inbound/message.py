@@ -40,8 +40,12 @@ class Headers(Mapping[str, str]):
         return f"Headers({', '.join(self._values)})"
 
     def kept(self) -> dict[str, str]:
-        """Those that may be stored: all but credentials."""
-        return {name: value for name, value in self._values.items() if name not in _NEVER_KEPT}
+        """Those that may be stored: all but credentials, as text that can be written as JSON."""
+        return {_written(name): _written(value) for name, value in self._values.items() if name not in _NEVER_KEPT}
+
+
+def _written(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def lookup(headers: Mapping[str, str], name: str) -> str | None:
