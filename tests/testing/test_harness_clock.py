@@ -7,7 +7,18 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from ensue import App, Effect, Entity, Integration, Property, Retry, side_effect
+from ensue import (
+    App,
+    AsyncTask,
+    Effect,
+    Entity,
+    Integration,
+    Property,
+    Retry,
+    TaskIntegration,
+    TaskUpdate,
+    side_effect,
+)
 from ensue.effects import ledger
 from ensue.testing import AppHarness
 from tests.services import fresh_database
@@ -105,3 +116,38 @@ async def test_on_sqlite_the_databases_clock_is_the_harnesses() -> None:
         await harness.store.create(Letter(text="a"))
         [entry] = await ledger.list_effects(harness.run.driver)
         assert entry.enqueued_at == harness.clock.now()
+
+
+class Drawing(AsyncTask):
+    prompt: Property[str]
+
+
+class Drawings(TaskIntegration):
+    """Is asked three times before it is done."""
+
+    tasks = Drawing
+    expected_seconds = 10.0
+
+    async def submit(self, task: Drawing, key: str) -> str:
+        self.asked: list[datetime] = []
+        return "d1"
+
+    async def poll(self, external_id: str) -> TaskUpdate:
+        self.asked.append(self.clock.now())
+        return TaskUpdate(status="completed" if len(self.asked) == 3 else "processing")
+
+
+async def test_tasks_are_asked_after_on_the_way(database: str) -> None:
+    drawings = App(entities=[Drawing], integrations={"drawings": Drawings()})
+    async with AppHarness(drawings, database=database) as harness:
+        began = harness.clock.now()
+        drawing = await harness.store.create(Drawing(prompt="a hat"))
+        await harness.advance(5)
+        assert harness.integration("drawings").asked == []
+        await harness.advance(595, polls=False)
+        assert harness.integration("drawings").asked == []
+        await harness.advance(600)
+        asked = harness.integration("drawings").asked
+        assert [at >= began + timedelta(seconds=600) for at in asked] == [True] * 3
+        assert asked == sorted(set(asked))
+        assert (await harness.store.get(Drawing, drawing.id)).status == "completed"

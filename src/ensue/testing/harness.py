@@ -145,17 +145,31 @@ class AppHarness:
         await self.run.inbox.drain()
         await self.run.delivery.drain(waiting=waiting)
 
-    async def advance(self, seconds: float) -> None:
-        """Let `seconds` pass, and deliver on the way what becomes due, each effect at its instant.
+    async def advance(self, seconds: float, *, polls: bool = True) -> None:
+        """Let `seconds` pass, and do on the way what becomes due, each at its instant: effects, messages, polls of tasks.
 
-        So an effect that keeps failing is tried as often as it would be in that time. `clock.advance` moves time alone.
+        So an effect that keeps failing is tried, and a task asked after, as often as it would be in that time. Without
+        `polls` nobody is asked after tasks. `clock.advance` moves time alone.
         """
         end = self.clock.monotonic_seconds() + seconds
-        await self.drain()
+        await self._do_what_is_due(polls=polls)
         while (remaining := end - self.clock.monotonic_seconds()) > 0:
             pause = await self._time.seconds_to_next_instant(self.run.driver, self.run.plan)
             self.clock.advance(seconds=remaining if pause is None else min(pause, remaining))
+            await self._do_what_is_due(polls=polls)
+
+    async def _do_what_is_due(self, *, polls: bool) -> None:
+        await self.drain()
+        # What a poll brings in may cause effects, and these may submit further tasks.
+        while polls and await self._poll():
             await self.drain()
+
+    async def _poll(self) -> int:
+        asked = 0
+        for member in self.run.integrations.members.values():
+            poll_due = getattr(member, "poll_due", None)
+            asked += 0 if poll_due is None else await poll_due()
+        return asked
 
     async def redeliver(self) -> int:
         """Deliver again what was done, under the same keys, as after a crash between handling and noting it.
