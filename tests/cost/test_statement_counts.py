@@ -286,8 +286,8 @@ async def test_an_event_that_moves_an_order(a_blog: Blog) -> None:
 async def test_dispatching_a_comment_stores_the_event_and_checks_its_references(a_blog: Blog) -> None:
     interaction = blog.AddComment(post=a_blog.posts[0], text="x", score=4)
     assert await a_blog.statements(a_blog.controller.dispatch(interaction, user=a_blog.ann)) == [
-        "user.read_one",
         "post.read_one",
+        "user.read_one",
         "ensue_event_add_comment.insert",
         "comment.insert",
         "post.derive",
@@ -298,8 +298,8 @@ async def test_dispatching_a_comment_stores_the_event_and_checks_its_references(
 async def test_dispatching_a_like(a_blog: Blog) -> None:
     dispatch = a_blog.controller.dispatch(blog.LikePost(post=a_blog.posts[0]), user=a_blog.bob)
     assert await a_blog.statements(dispatch) == [
-        "user.read_one",
         "post.read_one",
+        "user.read_one",
         "ensue_event_like_post.insert",
         "like.insert",
         "post.derive",
@@ -309,7 +309,7 @@ async def test_dispatching_a_like(a_blog: Blog) -> None:
 async def test_dispatching_what_moves_a_machine(a_blog: Blog) -> None:
     dispatch = a_blog.controller.dispatch(blog.PayOrder(order=a_blog.order), user=a_blog.bob)
     found = await a_blog.statements(dispatch)
-    assert found[:3] == ["user.read_one", "order.read_one", "ensue_event_pay_order.insert"]
+    assert found[:3] == ["order.read_one", "user.read_one", "ensue_event_pay_order.insert"]
     assert found[-1] == "order.update"
     assert len(found) <= 5
 

@@ -48,6 +48,7 @@ T = TypeVar("T")
 Asked = Sequence[tuple[Interaction, Context]]
 Body = Callable[[Transaction], Work[T]]
 Told = Callable[[Transaction, T], T]
+Begin = Callable[[], tuple[Transaction, Work[tuple[T, Commit]]]]
 
 
 class Controller:
@@ -90,7 +91,9 @@ class Controller:
         values = event_values(plan, interaction, user)
         asked = [(interaction, Context(user=user, request=request, controller=self))]
         if idempotency_key is None:
-            results = await self._transact(asked, lambda tx: self._store(tx, [(plan, values, interaction)]))
+            results = await self._transact(
+                asked, lambda tx: self._store(tx, [(plan, values, interaction)]), kind=model.name
+            )
             return results[0]
         key = key_of(model.name, user, idempotency_key)
         digest = payload_hash(record_values(interaction))
@@ -169,15 +172,23 @@ class Controller:
 
     # --- The transaction ------------------------------------------------------------------------------------------------
 
-    async def _transact(self, asked: Asked, body: Body[list[DispatchResult[M]]]) -> list[DispatchResult[M]]:
-        return await self._in_transaction(asked, body, told=_with_changes)
+    async def _transact(
+        self, asked: Asked, body: Body[list[DispatchResult[M]]], *, kind: str | None = None
+    ) -> list[DispatchResult[M]]:
+        return await self._in_transaction(asked, body, told=_with_changes, kind=kind)
 
     async def _in_transaction(
-        self, asked: Asked, body: Body[T], *, told: Told[T] | None = None, prepared: Prepared | None = None
+        self,
+        asked: Asked,
+        body: Body[T],
+        *,
+        told: Told[T] | None = None,
+        prepared: Prepared | None = None,
+        kind: str | None = None,
     ) -> T:
         """Ask the guards, then run `body`: in a transaction, again if it loses a conflict, or in the caller's.
 
-        `told` adds to the result what is known once the transaction is finished.
+        `told` adds to the result what is known once the transaction is finished. Those of one `kind` may share a transaction.
         """
         outer = running()
         if outer is not None:
@@ -185,18 +196,18 @@ class Controller:
         now = self.engine.clock.now()
         kept = Prepared() if prepared is None else prepared
 
-        async def attempt() -> T:
+        def begin() -> tuple[Transaction, Work[tuple[T, Commit]]]:
             tx = self.engine.begin(now=now, capture=told is not None, prepared=kept)
-            return await self._attempt(tx, asked, body, told)
+            return tx, _whole(tx, body, told)
+
+        async def attempt() -> T:
+            return await self._attempt(*begin(), asked, kind=None if kind is None else (kind, begin))
 
         return await with_retry(attempt)
 
-    async def _attempt(self, tx: Transaction, asked: Asked, body: Body[T], told: Told[T] | None, /) -> T:
-        def work() -> Work[tuple[T, Commit]]:
-            result = yield from body(tx)
-            commit = yield from finish(tx)
-            return (result if told is None else told(tx, result)), commit
-
+    async def _attempt(
+        self, tx: Transaction, work: Work[tuple[T, Commit]], asked: Asked, *, kind: tuple[str, Begin[T]] | None
+    ) -> T:
         try:
             async with AsyncExitStack() as stack:
                 result: T
@@ -208,11 +219,12 @@ class Controller:
                 tx.opener = begin
                 await _guard(tx, asked)
                 tx.opener = None
-                if tx.session is None:
-                    result, commit = await self.engine.driver.write(work())
-                else:
-                    session: Session = tx.session
-                    result, commit = await session.run(work())
+                session: Session | None = tx.session
+                if session is None and kind is not None:
+                    return await self.engine.groups.write(kind[0], kind[1], lambda: self._alone(tx, work))
+                if session is None:
+                    return await self._alone(tx, work)
+                result, commit = await session.run(work)
         except ConstraintViolated as error:
             tx.roll_back()
             raise in_schema_words(self.engine.plan, error) from error
@@ -221,6 +233,13 @@ class Controller:
             raise
         finally:
             tx.ended = True
+            work.close()
+        self.engine.committed(commit)
+        return result
+
+    async def _alone(self, tx: Transaction, work: Work[tuple[T, Commit]]) -> T:
+        result, commit = await self.engine.driver.write(work)
+        tx.ended = True
         self.engine.committed(commit)
         return result
 
@@ -266,6 +285,12 @@ async def _allowed(interaction: Interaction, context: Context) -> None:
         return
     if not await interaction.allow(context):
         raise Rejected("not_allowed", f"{type(interaction).__name__} is not allowed.")
+
+
+def _whole(tx: Transaction, body: Body[T], told: Told[T] | None) -> Work[tuple[T, Commit]]:
+    result = yield from body(tx)
+    commit = yield from finish(tx)
+    return (result if told is None else told(tx, result)), commit
 
 
 def _with_changes(tx: Transaction, results: list[DispatchResult[M]]) -> list[DispatchResult[M]]:

@@ -81,7 +81,8 @@ def _require_references(tx: Transaction, plan: RecordPlan, drafts: list[list[Any
         known = tx.rows.get(link.target, {})
         ids = {draft[position] for draft in drafts} - {None}
         wanted.setdefault(link.target, set()).update(ids - known.keys())
-    for target, ids in wanted.items():
+    for target in sorted(wanted, key=tx.plan.lock_ranks.__getitem__):
+        ids = wanted[target]
         if ids:
             mode = "update" if target in tx.plan.reach[plan.name] else "share"
             yield from remember_rows(tx, tx.plan.records[target], sorted(ids), mode)

@@ -15,6 +15,7 @@ from ensue.clock import Clock
 from ensue.engine.announce import Announcer
 from ensue.engine.callbacks import current, running
 from ensue.engine.commit import Commit, finish, settle
+from ensue.engine.grouping.groups import Groups
 from ensue.engine.propagation.propagate import propagate
 from ensue.engine.read.reads import Reader
 from ensue.engine.transaction import Prepared, Transaction
@@ -42,6 +43,7 @@ class Engine:
         self.reader = Reader(plan.model, plan, plan.dialect, clock)
         self.announcer = Announcer(driver)
         self.listeners: list[CommitListener] = [self.announcer.committed]
+        self.groups = Groups(lambda: self.driver, self.committed)
 
     def begin(
         self, *, now: datetime | None = None, capture: bool = False, prepared: Prepared | None = None

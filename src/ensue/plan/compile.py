@@ -16,7 +16,7 @@ from ensue.expression.nodes import Node
 from ensue.expression.python import compile_function, source
 from ensue.plan.admit import compile_admit, compile_local, normalisers
 from ensue.plan.ddl import ddl_statements, fingerprint
-from ensue.plan.lock_order import lock_orders, locked_below
+from ensue.plan.lock_order import lock_orders, lock_ranks, locked_below
 from ensue.plan.plan import EffectPlan, MachinePlan, Plan, RecordPlan, Referrer, Step, TransitionPlan, View
 from ensue.plan.statements import record_statements, row_encoder, row_function, select_by_link
 from ensue.plan.steps.build import compile_steps
@@ -52,7 +52,8 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
     for record in records.values():
         _initial_formulas(layout, heights, record, exclusive=reach[record.name])
         record.settled_before = _settled_before(record, strata)
-    orders = lock_orders(layout, _derived_from_events(model)) if dialect == "postgresql" else {}
+    ranks = lock_ranks(model)
+    orders = lock_orders(layout, _derived_from_events(model), ranks) if dialect == "postgresql" else {}
     return Plan(
         model=model,
         dialect=dialect,
@@ -61,6 +62,7 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         strata=strata,
         heights=heights.found,
         reach=reach,
+        lock_ranks=ranks,
         lock_orders=orders,
         locked_below=locked_below(strata, orders),
         derived_from_events=_derived_from_events(model),

@@ -33,7 +33,26 @@ class _Use:
     moved: str
 
 
-def lock_orders(layout: Layout, derived_from_events: Mapping[str, tuple[str, ...]]) -> dict[str, LockOrder]:
+def lock_ranks(model: Model) -> dict[str, int]:
+    """One order of all record types, each before those it refers to as far as references don't run in a circle."""
+    left = {
+        name: {
+            other.name for other in model.records.values() if any(link.target == name for link in other.links.values())
+        }
+        - {name}
+        for name in model.records
+    }
+    ranks: dict[str, int] = {}
+    while left:
+        name = min(left, key=lambda name: len(left[name] & left.keys()))
+        ranks[name] = len(ranks)
+        del left[name]
+    return ranks
+
+
+def lock_orders(
+    layout: Layout, derived_from_events: Mapping[str, tuple[str, ...]], ranks: Mapping[str, int]
+) -> dict[str, LockOrder]:
     """The orders of those record types that need one."""
     model = layout.model
     uses: dict[str, list[_Use]] = {name: list(_uses(model, record)) for name, record in model.records.items()}
@@ -41,7 +60,7 @@ def lock_orders(layout: Layout, derived_from_events: Mapping[str, tuple[str, ...
     for event, derived in derived_from_events.items():
         ways[event] |= _ways_of_event(model, ways, event, derived)
     read = {name: {column for use in found for column in use.own} for name, found in uses.items()}
-    orders = {name: _order(layout, name, ways[name], read[name]) for name in model.records}
+    orders = {name: _order(layout, name, ways[name], read=read[name], ranks=ranks) for name in model.records}
     return {name: order for name, order in orders.items() if order is not None}
 
 
@@ -120,7 +139,7 @@ def _ways_of_event(model: Model, ways: Mapping[str, set[Way]], event: str, deriv
     return found
 
 
-def _order(layout: Layout, name: str, ways: set[Way], read: set[str]) -> LockOrder | None:
+def _order(layout: Layout, name: str, ways: set[Way], *, read: set[str], ranks: Mapping[str, int]) -> LockOrder | None:
     """The order, if ways meet in one table; None also where references run in a circle, which has no order."""
     prefixes = sorted({way[:n] for way in ways for n in range(1, len(way) + 1)}, key=lambda way: (len(way), way))
     record = layout.model.records[name]
@@ -135,7 +154,7 @@ def _order(layout: Layout, name: str, ways: set[Way], read: set[str]) -> LockOrd
         return None
     after = {
         table: {reached[item.parent].record for item in reached if item.record == table and item.parent >= 0}
-        for table in sorted(tables)
+        for table in sorted(tables, key=ranks.__getitem__)
     }
     ordered: list[str] = []
     while after:

@@ -313,6 +313,7 @@ class Plan:
     strata: tuple[tuple[Step, ...], ...]
     heights: Mapping[tuple[str, str], int]
     reach: Mapping[str, frozenset[str]]  # record type -> those that a change of it may update in the same transaction
+    lock_ranks: Mapping[str, int]  # in which order rows of several record types are locked, where nothing else decides
     lock_orders: Mapping[str, LockOrder]  # empty where the database has one writer
     locked_below: Mapping[str, tuple[Below, ...]]  # by the record type that is referred to
     derived_from_events: Mapping[str, tuple[str, ...]]  # interaction -> record types that a Transform creates from it

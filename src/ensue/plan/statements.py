@@ -3,7 +3,8 @@
 Lists of ids travel as one parameter (an array on PostgreSQL, JSON text on SQLite), so the text never depends on their number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from ensue.expression.python import compile_function
 from ensue.expression.sql import encoder, raw_type, sqlalchemy_dialect
 from ensue.plan.plan import ColumnPlan, LockMode, RecordStatements
 from ensue.store.driver import Dialect
-from ensue.store.statement import Statement
+from ensue.store.statement import Run, Shared, Statement
 
 VARIABLES_MAX = 32_766
 POSTGRES_ROWS_MAX = 50_000
@@ -61,25 +62,73 @@ def record_statements(name: str, table: sa.Table, columns: Sequence[ColumnPlan],
     quoted, listed = text.quote(table.name), ", ".join(text.quote(column.column) for column in columns)
     by_id = "$1" if dialect == "postgresql" else "?1"
 
-    def select(mode: LockMode, *, many: bool) -> Statement:
-        condition = text.in_ids("id") + " ORDER BY id" if many else f"id = {by_id}"
-        suffix = "many" if many else "one"
+    def select(mode: LockMode, many: Statement | None = None) -> Statement:
+        condition = f"id = {by_id}" if many is not None else text.in_ids("id") + " ORDER BY id"
+        suffix = "one" if many is not None else "many"
         return Statement(
             f"{table.name}.read_{suffix}",
             f"SELECT {listed} FROM {quoted} WHERE {condition}{text.lock(mode)}",
             rows=True,
+            shared=_shared_read(table.name, mode, many) if dialect == "postgresql" else None,
         )
 
+    select_many: dict[LockMode, Statement] = {mode: select(mode) for mode in _LOCKS}
     values = ", ".join(text.parameter(n, column) for n, column in enumerate(columns, start=1))
     insert = f"INSERT INTO {quoted} ({listed})"
+    insert_many = _insert_many(table.name, insert, columns, text)
+    shared = _shared_insert(table.name, insert_many) if isinstance(insert_many, Statement) else None
     return RecordStatements(
-        insert_one=Statement(f"{table.name}.insert", f"{insert} VALUES ({values})"),
-        insert_many=_insert_many(table.name, insert, columns, text),
+        insert_one=Statement(f"{table.name}.insert", f"{insert} VALUES ({values})", shared=shared),
+        insert_many=insert_many,
         insert_rows_max=VARIABLES_MAX // len(columns) if dialect == "sqlite" else POSTGRES_ROWS_MAX,
-        select={mode: select(mode, many=False) for mode in _LOCKS},
-        select_many={mode: select(mode, many=True) for mode in _LOCKS},
+        select={mode: select(mode, select_many[mode]) for mode in _LOCKS},
+        select_many=select_many,
         delete_many=Statement(f"{table.name}.delete", f"DELETE FROM {quoted} WHERE {text.in_ids('id')}"),
     )
+
+
+def ids_lock(table: str, dialect: Dialect) -> Statement:
+    """Lock rows for writing, in order of ids."""
+    text = Text(dialect)
+    sql = f"SELECT id FROM {text.quote(table)} WHERE {text.in_ids('id')} ORDER BY id{text.lock('update')}"
+    return Statement(f"{table}.lock_many", sql, rows=True)
+
+
+def _shared_read(table: str, mode: LockMode, many: Statement | None) -> Shared:
+    """`many` is the statement that reads several rows; None for that itself."""
+    return Shared(
+        "read",
+        table,
+        exclusive=mode in ("update", "delete"),
+        ids=(lambda run: run.params[0]) if many is None else (lambda run: run.params),
+        many=many,
+        join=lambda runs: (sorted({id_ for run in runs for id_ in _ids_of(run)}),),
+    )
+
+
+def _shared_insert(table: str, many: Statement | None) -> Shared:
+    """`many` is the statement that inserts several rows; None for that itself."""
+    return Shared(
+        "write",
+        table,
+        exclusive=True,
+        ids=(lambda run: run.params[0]) if many is None else (lambda run: run.params[:1]),
+        many=many,
+        join=lambda runs: list(zip(*chain.from_iterable(map(_rows_of, runs)), strict=True)),
+    )
+
+
+def _ids_of(run: Run) -> Sequence[int]:
+    shared = run.statement.shared
+    assert shared is not None
+    assert shared.ids is not None
+    return shared.ids(run)
+
+
+def _rows_of(run: Run) -> Iterable[Sequence[Any]]:
+    shared = run.statement.shared
+    assert shared is not None
+    return (run.params,) if shared.many is not None else zip(*run.params, strict=True)
 
 
 def _insert_many(
@@ -87,7 +136,8 @@ def _insert_many(
 ) -> Callable[[int], Statement] | Statement:
     if text.dialect == "postgresql":
         arrays = ", ".join(f"${n}::{text.type_name(column)}[]" for n, column in enumerate(columns, start=1))
-        return Statement(f"{name}.insert_many", f"{insert} SELECT * FROM unnest({arrays})")
+        sql = f"{insert} SELECT * FROM unnest({arrays})"
+        return Statement(f"{name}.insert_many", sql, shared=_shared_insert(name, None))
     one = f"({', '.join('?' * len(columns))})"
     cache: dict[int, Statement] = {}
 

@@ -3,7 +3,8 @@
 Texts are made once per set of columns and kept with the plan.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -11,9 +12,9 @@ import msgspec
 
 from ensue.expression.sql import encoder
 from ensue.plan.plan import ColumnPlan, Plan, RecordPlan, Row
-from ensue.plan.statements import Text, row_function
+from ensue.plan.statements import Text, ids_lock, row_function
 from ensue.store.driver import Dialect
-from ensue.store.statement import Statement
+from ensue.store.statement import Run, Shared, Statement
 
 Bind = Callable[[Sequence[Row]], Sequence[Any]]
 
@@ -50,8 +51,33 @@ def assign_statement(
     if found is None:
         columns = [record.columns[p] for p in positions]
         build = _assign_many if many else _assign_one
-        found = plan.assigns[key] = build(plan.dialect, record, columns, positions)
+        statement, bind = build(plan.dialect, record, columns, positions)
+        if plan.dialect == "postgresql":
+            shared = _shared_assign(
+                record.table.name, None if many else assign_statement(plan, record, positions, many=True)[0]
+            )
+            statement = replace(statement, shared=shared)
+        found = plan.assigns[key] = (statement, bind)
     return found
+
+
+def _shared_assign(table: str, many: Statement | None) -> Shared:
+    """`many` is the statement that sets several rows, ids first; None for that itself."""
+
+    def rows(run: Run) -> Iterable[Sequence[Any]]:
+        shared = run.statement.shared
+        one = shared is not None and shared.many is not None
+        return ((run.params[-1], *run.params[:-1]),) if one else zip(*run.params, strict=True)
+
+    return Shared(
+        "write",
+        table,
+        exclusive=True,
+        ids=(lambda run: run.params[0]) if many is None else (lambda run: run.params[-1:]),
+        lock=ids_lock(table, "postgresql"),
+        many=many,
+        join=lambda runs: list(zip(*chain.from_iterable(map(rows, runs)), strict=True)),
+    )
 
 
 def _assign_one(

@@ -7,38 +7,64 @@ loop only at a `Call`; PostgreSQL's awaits each request. Invariant: nothing else
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
 Row = tuple[Any, ...]
+Access = Literal["read", "write", "add", "aside"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """What must be known of a statement to run it for several pieces of work in one transaction, each as if alone in it.
+
+    `access`: it reads rows or writes them; `add` moves them in a way that commutes, unseen; `aside` leaves nothing to roll back.
+    `ids(run)`: the rows of `table` that a request is about; they are the requester's, alone if `exclusive`, until it is done.
+    `lock` takes a list of ids and locks those rows in order, which one statement that writes several would not.
+    `join(runs)`: the parameters of `many` (of the statement itself, if None) that do what the requests do. Without it they
+    are run one after another. If it returns rows, each belongs to who asked for the id in its first cell.
+    """
+
+    access: Access
+    table: str = ""
+    exclusive: bool = False
+    ids: "Callable[[Run], Sequence[int]] | None" = None
+    lock: "Statement | None" = None
+    many: "Statement | None" = None
+    join: "Callable[[Sequence[Run]], Sequence[Any]] | None" = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Statement:
     """SQL text with positional parameters in the dialect of one driver, compiled once.
 
-    `name` shows in logs, traces, errors and statement counts (`post.insert`). `rows` says whether it returns rows.
+    `name` shows in logs, traces, errors and statement counts (`post.insert`). `rows` says whether it returns rows. `shared`: how
+    it is run for several at once, if it can be.
     """
 
     name: str
     text: str
     rows: bool = False
+    shared: Shared | None = None
 
 
 class Run:
     """Run a statement; the answer is its rows (`list[tuple]`, empty when it returns none).
 
     `params` are database values already. With `many` they are a sequence of parameter tuples and the statement, which returns no
-    rows, is run once for each.
+    rows, is run once for each. `given` is what `params` were made of, where `Shared.join` needs that.
     """
 
-    __slots__ = ("many", "params", "statement")
+    __slots__ = ("given", "many", "params", "statement")
 
-    def __init__(self, statement: Statement, params: Sequence[Any] = (), *, many: bool = False) -> None:
+    def __init__(
+        self, statement: Statement, params: Sequence[Any] = (), *, many: bool = False, given: Any = None
+    ) -> None:
         self.statement = statement
         self.params = params
         self.many = many
+        self.given = given
 
 
 class Call:

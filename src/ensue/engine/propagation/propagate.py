@@ -281,9 +281,8 @@ def _update_hosts(
     vectors = [_vector(step, host, gathered) for host in hosts]
     one = len(vectors) == 1
     update = step.update_one if one else step.update_many
-    found: list[Any] = yield Run(
-        update.returning if returning else update.quiet, update.bind(vectors[0] if one else vectors)
-    )
+    given = vectors[0] if one else vectors
+    found: list[Any] = yield Run(update.returning if returning else update.quiet, update.bind(given), given=given)
     decode = tx.plan.records[step.record].decode
     return found if decode is None else list(map(decode, found))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ensue.plan.ddl import ID_BLOCK, sequence_name
 from ensue.store.driver import Dialect
-from ensue.store.statement import Run, Statement, Work
+from ensue.store.statement import Run, Shared, Statement, Work
 
 _SQLITE_TAKE = Statement(
     "ensue_id_block.take",
@@ -25,6 +25,7 @@ _POSTGRES_TAKE = Statement(
     "ensue_id_block.take",
     "SELECT nextval($1::text::regclass) FROM generate_series(1, $2::bigint)",
     rows=True,
+    shared=Shared("aside"),
 )
 _POSTGRES_MOVE = Statement(
     "ensue_id_block.move",

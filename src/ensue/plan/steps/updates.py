@@ -5,6 +5,7 @@ slots are parameters, for many they are the cells of one JSON parameter (SQLite)
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,12 +15,12 @@ from ensue.expression.sql import SqlTypes, compile_statement, encoder, raw_type
 from ensue.expression.types import ValueType
 from ensue.plan.plan import UpdatePlan
 from ensue.plan.rules.rule import SlotValue
-from ensue.plan.statements import Text, row_function
+from ensue.plan.statements import Text, ids_lock, row_function
 from ensue.plan.steps.groups import GroupBuilder
 from ensue.plan.views import Layout
 from ensue.plan.writes import json_rows
 from ensue.schema.model import ID_TYPE
-from ensue.store.statement import Statement
+from ensue.store.statement import Run, Shared, Statement
 
 TYPES = SqlTypes()
 GIVEN = "ensue_given"
@@ -29,7 +30,47 @@ GIVEN = "ensue_given"
 def host_updates(layout: Layout, record: str, builders: Sequence[GroupBuilder]) -> tuple[UpdatePlan, UpdatePlan]:
     """The update of one host and of many."""
     cells = _cells(builders)
-    return _one(layout, record, builders, cells), _many(layout, record, builders, cells)
+    one, many = _one(layout, record, builders, cells), _many(layout, record, builders, cells)
+    return _shared(layout, record, builders, (one, many)) if layout.dialect == "postgresql" else (one, many)
+
+
+def _shared(
+    layout: Layout, record: str, builders: Sequence[GroupBuilder], plans: tuple[UpdatePlan, UpdatePlan]
+) -> tuple[UpdatePlan, UpdatePlan]:
+    """The updates such that those of several can be made at once. Nobody sees the one row of a Globals class move."""
+    one, many = plans
+    table = layout.table(record).name
+    lock = ids_lock(table, layout.dialect)
+
+    def shared(to: Statement | None) -> Shared:
+        return Shared(
+            "write",
+            table,
+            exclusive=True,
+            ids=lambda run: [vector[0] for vector in _vectors(run)],
+            lock=lock,
+            many=to,
+            join=lambda runs: many.bind([vector for run in runs for vector in _vectors(run)]),
+        )
+
+    all_of = UpdatePlan(
+        replace(many.quiet, shared=shared(None)), replace(many.returning, shared=shared(None)), many.bind
+    )
+    quiet = shared(all_of.quiet)
+    if layout.model.records[record].kind == "globals":
+        sums = all(slot.kind == "delta" and slot.type.base == "int" for builder in builders for slot in builder.slots)
+        quiet = Shared("add", join=(lambda runs: one.bind(_summed([run.given for run in runs]))) if sums else None)
+    returning = shared(all_of.returning)
+    return UpdatePlan(replace(one.quiet, shared=quiet), replace(one.returning, shared=returning), one.bind), all_of
+
+
+def _vectors(run: Run) -> Sequence[Sequence[Any]]:
+    shared = run.statement.shared
+    return run.given if shared is not None and shared.many is None else (run.given,)
+
+
+def _summed(vectors: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    return [vectors[0][0], *map(sum, zip(*(vector[1:] for vector in vectors), strict=True))]
 
 
 def _cells(builders: Sequence[GroupBuilder]) -> list[ValueType]:
