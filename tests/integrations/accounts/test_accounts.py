@@ -80,12 +80,6 @@ class TestComing:
             await Client(harness).call("register", login="ann@example.com", password=OTHER)
         assert await harness.store.count(User) == 1
 
-    async def test_two_who_register_a_login_at_a_time(self, harness: AppHarness) -> None:
-        calls = [Client(harness).call("register", login="ann", password=PASSWORD) for _ in range(5)]
-        found = await asyncio.gather(*calls, return_exceptions=True)
-        assert len([one for one in found if isinstance(one, Rejected) and one.reason == "login_taken"]) == 4
-        assert await harness.store.count(User) == 1
-
     @pytest.mark.parametrize(
         "wrong",
         [
@@ -302,13 +296,6 @@ class TestSessions:
         assert (await kinds(harness))[-1] == "refresh_reused"
         assert (await harness.store.find(AccountSession))[0].ended_by == "refresh_reused"
 
-    async def test_many_refreshes_at_a_time_are_one(self, harness: AppHarness) -> None:
-        client = await ann(harness)
-        client.access = ""
-        token = client.refresh
-        found = await asyncio.gather(*(client.call("refresh", refresh_token=token) for _ in range(8)))
-        assert len({one.refresh_token for one in found}) == 1
-
     async def test_an_unused_refresh_token_and_an_old_session_end(self, harness: AppHarness) -> None:
         client = await ann(harness)
         harness.clock.advance(seconds=timedelta(days=14).total_seconds() + 1)
@@ -416,6 +403,29 @@ class TestSessions:
             known = await client.accounts.authenticate(client.request())
             assert known is not None
             assert known.user.name == "Ann"
+
+
+@pytest.mark.parametrize("url", ["sqlite_url", "postgres_url"])
+async def test_what_happens_at_a_time_happens_once(url: str, request: pytest.FixtureRequest) -> None:
+    """Registration, refreshing and failing, by many at a time on a database of either kind."""
+    async with quick(accounts_app(), database=request.getfixturevalue(url)) as harness:
+
+        async def all_at_once(name: str, **payload: Any) -> tuple[list[Any], list[str]]:
+            calls = [Client(harness).call(name, **payload) for _ in range(8)]
+            found = await asyncio.gather(*calls, return_exceptions=True)
+            unexpected = [one for one in found if isinstance(one, Exception) and not isinstance(one, Rejected)]
+            assert unexpected == []
+            return [one for one in found if not isinstance(one, Rejected)], [
+                one.reason for one in found if isinstance(one, Rejected)
+            ]
+
+        (signed_in,), reasons = await all_at_once("register", login="ann", password=PASSWORD)
+        assert reasons == ["login_taken"] * 7
+        assert await harness.store.count(User) == 1
+        refreshed, _ = await all_at_once("refresh", refresh_token=signed_in.refresh_token)
+        assert len({one.refresh_token for one in refreshed}) == 1
+        _, reasons = await all_at_once("log_in", login="ann", password=OTHER)
+        assert sorted(reasons) == ["too_many_attempts"] * 2 + ["wrong_credentials"] * 6
 
 
 class TestPasswords:

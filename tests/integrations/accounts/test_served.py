@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -16,7 +17,7 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from ensue import App
+from ensue import App, Rejected
 from ensue.integrations.accounts.records import AccountToken
 from tests.integrations.accounts.accounts_app import BASE, PASSWORD, SECRET, Mailbox, accounts_app
 from tests.server.network import WAIT_SECONDS, Served, Talk, serving
@@ -197,7 +198,8 @@ class TestCookies:
             assert (await browser.post("/api/integrations/desk/whoami")).status_code == 401
 
     async def test_pages_of_others_can_do_nothing_with_them(self) -> None:
-        async with served_app(accounts_app(cookies=True)) as served:
+        app: Any = accounts_app(cookies=True)
+        async with served_app(app) as served:
             browser = Browser(served)
             await browser.post(f"{BASE}/register", login="ann", password=PASSWORD, cookie=True)
             foreign = Browser(served, "https://evil.example")
@@ -205,6 +207,10 @@ class TestCookies:
             for path in ("/api/integrations/desk/whoami", f"{BASE}/refresh", f"{BASE}/log_out"):
                 answer = await foreign.post(path)
                 assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
+            # Nor from a page that has no place, whose requests have no Host either.
+            nowhere = SimpleNamespace(headers={"origin": "null"}, cookies=browser.cookies, scope={"type": "http"})
+            with pytest.raises(Rejected, match="origin_not_allowed"):
+                await app.integrations["accounts"].authenticate(nowhere)
             # Nor sign somebody in as somebody else.
             foreign.cookies = {}
             answer = await foreign.post(f"{BASE}/log_in", login="ann", password=PASSWORD, cookie=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 
 import pytest
 
 from ensue import App, Context, Controller
-from ensue.integrations.http_out import HttpOut, WebhookDelivery
+from ensue.integrations.http_out import HttpOut, WebhookDelivery, WebhookEndpointEvent
 from ensue.integrations.http_out.doubles import Receivers
 from ensue.testing import Answer, AppHarness, HttpDouble, IntegrationConformance
 from ensue.testing.conformance.integration import LONG_SECONDS
@@ -96,6 +97,30 @@ async def test_no_secret_and_no_url_is_in_the_log(caplog: pytest.LogCaptureFixtu
 
 def _everything(record: logging.LogRecord) -> str:
     return f"{logging.Formatter().format(record)} {vars(record)!r}"
+
+
+@pytest.mark.parametrize("url", ["sqlite_url", "postgres_url"])
+async def test_workers_at_a_time(url: str, request: pytest.FixtureRequest) -> None:
+    """Two workers on a database of either kind deliver each message once, and count failures together."""
+    async with HttpDouble(idempotency_header="webhook-id") as service:
+        service.on("POST /hook", 200)
+        service.on("POST /dead", Answer.failing(410))
+        database = request.getfixturevalue(url)
+        one, other = webhook_app(service), webhook_app(service)
+        async with one.run(database=database, env={}) as run, other.run(database=database, env={}):
+            store, hooks = run.controller.store, one.integrations["hooks"]
+            assert isinstance(hooks, HttpOut)
+            author = await store.create(User(name="ann"))
+            for path in ("hook", "dead"):
+                await hooks.create_endpoint(Context(user=author), f"{service.url}/{path}")
+            for number in range(10):
+                await store.create(Post(title=f"post {number}", author=author))
+            await service.until(lambda it: len(it.accepted_keys) == 10)
+            while await store.count(WebhookDelivery, WebhookDelivery.state == "pending"):  # noqa: ASYNC110 - in the database
+                await asyncio.sleep(0.02)
+            assert set(service.accepted_keys.values()) == {1}
+            events = await store.find(WebhookEndpointEvent, WebhookEndpointEvent.kind == "disabled")
+            assert [event.reason for event in events] == ["gone"]
 
 
 async def test_a_network_that_is_slow_does_not_hold_up_others() -> None:

@@ -107,6 +107,7 @@ class Accounts(Integration):
     registration_lifetime: timedelta = env("ACCOUNTS_REGISTRATION_LIFETIME", default=timedelta(days=1))
     revocation_check: timedelta = env("ACCOUNTS_REVOCATION_CHECK", default=timedelta(seconds=5))
     lockout: LockoutPolicy = LockoutPolicy()
+    events_kept: timedelta = env("ACCOUNTS_EVENTS_KEPT", default=timedelta(days=365))
     cookies: bool = env("ACCOUNTS_COOKIES", default=False)
     cookie_origins: list[str] = env("ACCOUNTS_COOKIE_ORIGINS", default=[])
 
@@ -184,7 +185,10 @@ class Accounts(Integration):
     async def _user(self, id: int) -> Any:
         if self.user_fields is None:
             return self.users.ref(id)
-        return await self._store.get(self.users, id, fields=[*self.user_fields])
+        user = await self._store.find_one(self.users, match("id", "=", id), fields=[*self.user_fields])
+        if user is None:
+            raise Rejected("not_authenticated", "There is no such user any more.")
+        return user
 
     async def _admit_ticket(self, text: str) -> Presence:
         row = await self._once.find(text, "socket")
@@ -510,6 +514,7 @@ class Accounts(Integration):
         await self._once.prune(older_than=timedelta(days=1))
         longest = max(self.lockout.account.forgotten, self.lockout.address.forgotten)
         await self._lockout.prune(older_than=longest)
+        await self._store.delete_many(AccountEvent, AccountEvent.at < self.clock.now() - self.events_kept)
 
 
 def _presence(ctx: Context) -> Presence:

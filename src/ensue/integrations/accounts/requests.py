@@ -51,7 +51,8 @@ def own_page(connection: Any, origins: Collection[str]) -> bool:
     origin: str | None = connection.headers.get("origin")
     if origin is None:
         return False
-    if origin in origins or urlsplit(origin).netloc.lower() == connection.headers.get("host", "").lower():
+    place = urlsplit(origin).netloc.lower()
+    if origin in origins or (place and place == connection.headers.get("host", "").lower()):
         return True
     raise Rejected("origin_not_allowed", f"Pages of {origin[:100]} may not act for the user who is signed in here.")
 

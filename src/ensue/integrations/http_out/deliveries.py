@@ -169,7 +169,12 @@ class Deliveries:
 
         async def work() -> None:
             now = self._clock.now()
-            endpoint = await self._store.get(WebhookEndpoint, delivery.endpoint.id)
+            this = delivery.endpoint.id
+            if not outcome.delivered or delivery.endpoint.failures:
+                # Takes the row's lock: other attempts count too.
+                failures = WebhookEndpoint.failures + 0
+                await self._store.update_many(WebhookEndpoint, WebhookEndpoint.id == this, failures=failures)
+            endpoint = await self._store.get(WebhookEndpoint, this)
             verdict = follow(
                 outcome,
                 attempts=delivery.attempts + 1,

@@ -179,7 +179,9 @@ class HttpOut(Integration):
     async def _tell(self, name: str, event: Event, effect: Effect[Any]) -> None:
         """Side effect: an event has happened; make the deliveries of it."""
         body = body_of(name, told(event, effect), at=self.clock.now())
-        await self._deliveries.tell(effect.key, name, body, owners=owners(event, effect.record))
+        # A receiver takes the signed text apart at its dots.
+        message_id = effect.key.replace(".", "_")
+        await self._deliveries.tell(message_id, name, body, owners=owners(event, effect.record))
 
     async def send(self, effect: Effect[WebhookDelivery]) -> None:
         """Side effect: attempt one delivery; what follows from it is written, and is an effect of its own."""
@@ -272,7 +274,7 @@ class HttpOut(Integration):
         """Send a `webhook.test` once, also to an endpoint that is off; gives the delivery's id, to look at."""
         row = await self._own(ctx, endpoint)
         body = body_of(TEST_EVENT, {"endpoint": row.id}, at=self.clock.now())
-        message_id = f"test:{secrets.token_hex(16)}"
+        message_id = f"test_{secrets.token_hex(16)}"
         made = await self._store.run(
             lambda: self._deliveries.make(message_id, TEST_EVENT, body, endpoints=[row.id], test=True)
         )

@@ -50,7 +50,7 @@ class WebhookSecret(Entity, private=True):
 
 
 class WebhookMessage(Entity):
-    """One event as it is told: `message_id` is the key of the effect that told it, `body` the JSON text."""
+    """One event as it is told: `message_id` is the key of the effect that told it (dots as underscores), `body` the JSON text."""
 
     message_id: Property[str] = Property(unique=True)
     event: Property[str]
