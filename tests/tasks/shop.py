@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 from ensue import App, AsyncTask, Context, Entity, Property, Submitted, TaskEvent, TaskIntegration, TaskUpdate
 from ensue.testing import AppHarness
 
+STEPS = 6
+"""In how many steps time passes, so that what is tried again is tried again."""
+
 
 class User(Entity):
     name: Property[str]
@@ -95,15 +98,17 @@ class World:
         return await self.harness.store.get(Picture, picture.id)
 
     async def after(self, seconds: float, picture: Picture) -> Picture:
-        """What it is `seconds` later, when what is due then was visited and delivered."""
-        await self.harness.advance(seconds)
+        """What it is `seconds` later, when what is due then was visited, once, and delivered."""
+        for _ in range(STEPS):
+            await self.deliver(seconds / STEPS)
         await self.shop.poll_due()
         await self.deliver()
         return await self.now(picture)
 
-    async def deliver(self) -> None:
-        """Deliver what is due. On PostgreSQL, whose clock runs on, what was just written is due a moment later."""
-        await self.harness.advance(0.5)
+    async def deliver(self, seconds: float = 0.5) -> None:
+        """Deliver what is due a moment later: on PostgreSQL, whose clock runs on, what was just written is due then."""
+        self.harness.clock.advance(seconds=seconds)
+        await self.harness.drain()
 
     async def told(self, picture: Picture) -> list[tuple[str, str]]:
         """What was told of it, and by whom."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ensue import InvalidValue, Rejected, Submitted, TaskEvent, TaskUpdate, Throttled, Unavailable
+from ensue.store.statement import Run, Statement, Work
 from tests.tasks.shop import BatchShop, KnowingShop, Picture, Shop, User, World, running
 
 DONE = TaskUpdate(status="done", result={"url": "u"})
@@ -79,6 +80,21 @@ async def test_what_delivery_never_came_to_ends_with_the_deadline(world: World) 
     assert ((await world.now(made)).status, (await world.now(made)).error) == ("failed", "deadline")
     await world.harness.drain()
     assert world.shop.submitted == []
+
+
+async def test_what_delivery_gave_up_fails_before_the_deadline(world: World) -> None:
+    world.shop.on_submit = lambda task, key: Unavailable("down")
+    picture = await world.picture()
+    await world.harness.run.driver.write(give_up())
+    picture = await world.after(20, picture)
+    assert picture.status == "failed"
+    assert picture.error is not None
+    assert picture.error.startswith("could not be submitted (dead: ")
+
+
+def give_up() -> Work[None]:
+    text = "UPDATE ensue_effect SET state = 'dead', settled_at = available_at, lease_token = NULL"
+    yield Run(Statement("test.give_up", text), ())
 
 
 async def test_a_callback_ends_it_and_a_repeat_changes_nothing(lone: World) -> None:

@@ -35,6 +35,7 @@ KEY_TTL_SHARE = 0.8
 """Within this share of the time that a provider folds repeats, an interrupted submission is simply sent again."""
 _DATABASE_SECONDS = 30.0
 _LEASE_MARGIN_SECONDS = 20.0
+_AFTER_DEADLINE = timedelta(hours=1)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -304,7 +305,8 @@ class TaskIntegration(Integration):
             where=lambda task: task.status == "queued",
             content=submit,
             verify=verify if self._writes("verify") else None,
-            retry=Retry(max_age=self.deadline),
+            # Longer than the task itself: what comes too late finds it ended, and is no dead letter.
+            retry=Retry(max_age=self.deadline + _AFTER_DEADLINE),
             timeout_seconds=self.submit_timeout_seconds + _DATABASE_SECONDS,
             concurrency=self.submits_at_once,
             target=self.target,
@@ -325,7 +327,7 @@ class TaskIntegration(Integration):
                 & ((task.status == "cancelled") | ((task.status == "failed") & (task.error == DEADLINE)))
             ),
             content=cancel,
-            retry=Retry(max_age=self.deadline),
+            retry=Retry(max_age=self.deadline + _AFTER_DEADLINE),
         )
 
     def _writes(self, method: str) -> bool:

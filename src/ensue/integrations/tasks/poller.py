@@ -31,6 +31,7 @@ _logger = logging.getLogger("ensue.tasks")
 
 IDLE_SECONDS: Final = 2.0
 """The longest pause between looks: what other processes submitted is noticed by then."""
+BUSY_SECONDS: Final = 0.1
 SWEEP_SECONDS: Final = 15.0
 PRUNE_SECONDS: Final = 3600.0
 KEPT: Final = timedelta(days=7)
@@ -69,6 +70,7 @@ class Poller:
             task.cancel()
         if ending:
             await asyncio.wait(ending)
+        await self._desk.recorder.close()
         for token in self._tokens:
             with suppress(Unavailable):
                 await self._desk.driver.write(release(self._desk.driver.dialect, self._desk.namespace, token))
@@ -110,13 +112,16 @@ class Poller:
         if now - self._swept_at >= SWEEP_SECONDS:
             await self._sweep()
         held = self._held_until - now
+        if held > 0:
+            return min(IDLE_SECONDS, held)
         room = desk.limits.polls_at_once - len(self._visits)
-        if held > 0 or room <= 0:
-            return min(IDLE_SECONDS, held) if held > 0 else IDLE_SECONDS
-        if await self._claim_and_visit(room) == room:
-            return 0.0 if desk.offers.poll_many else IDLE_SECONDS
-        due = await desk.driver.read(due_in(desk.driver.dialect, desk.namespace))
-        return IDLE_SECONDS if due is None else min(IDLE_SECONDS, max(0.0, due / _SECOND))
+        due = await desk.driver.read(due_in(desk.driver.dialect, desk.namespace)) if room > 0 else None
+        if due is None:
+            return IDLE_SECONDS
+        if due > 0:
+            return min(IDLE_SECONDS, due / _SECOND)
+        # What is due and can't be had is being claimed by somebody else.
+        return 0.0 if await self._claim_and_visit(room) else BUSY_SECONDS
 
     async def _sweep(self) -> None:
         """Notice the submissions that delivery did not come to, or gave up; forget what ended long ago."""

@@ -53,6 +53,11 @@ class Recorder:
             self._flushing = asyncio.create_task(self._flush(), name="ensue.tasks.record", context=self._context.copy())
         return await future
 
+    async def close(self) -> None:
+        """Wait until everything that was handed in is written."""
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
+
     async def _flush(self) -> None:
         try:
             while self._waiting:

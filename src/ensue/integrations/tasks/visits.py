@@ -90,11 +90,11 @@ def without_asking(seen: Seen) -> Move | None:
     if status == "cancelled":
         # Sent perhaps, known under no name: whatever comes of it comes by callback.
         return Move("settled")
+    if claim.overdue:
+        note = UNKNOWN_OUTCOME if claim.phase == "sending" else claim.given_up
+        return Move("settled", [event_of(claim, "failed", "deadline", error=DEADLINE, note=note)])
     if claim.given_up is not None:
         return Move("settled", [event_of(claim, "failed", "submit", error=_given_up(claim))])
-    if claim.overdue:
-        note = UNKNOWN_OUTCOME if claim.phase == "sending" else None
-        return Move("settled", [event_of(claim, "failed", "deadline", error=DEADLINE, note=note)])
     return Move(claim.phase)
 
 
