@@ -10,7 +10,7 @@ from tests.docs.pages import REPOSITORY
 
 PAGE = (REPOSITORY / "ARCHITECTURE.md").read_text()
 SOURCE = REPOSITORY / "src" / "ensue"
-_SECTION = re.compile(r"^### `src/ensue(?:/(\w+))?`")
+_SECTION = re.compile(r"^### `src/ensue(?:/([\w/]+))?`")
 
 
 def part(heading: str) -> str:
