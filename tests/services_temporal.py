@@ -16,6 +16,8 @@ from pathlib import Path
 
 from tests.services import ServiceError, _free_port, _Server
 
+START_ATTEMPTS_MAX = 3
+
 
 class TemporalServer(_Server):
     """A Temporal server with the namespace `default`; `url` is the address that clients connect to, `host:port`."""
@@ -36,6 +38,17 @@ class TemporalServer(_Server):
     @property
     def url(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        for attempt in range(START_ATTEMPTS_MAX):
+            try:
+                super().start()
+            except ServiceError:
+                # It chooses further ports by itself, and was seen to die at once where many servers were starting.
+                if attempt + 1 == START_ATTEMPTS_MAX:
+                    raise
+            else:
+                return
 
     def _command(self) -> Sequence[str]:
         place = ["--ip", "127.0.0.1", "--port", str(self.port), "--http-port", str(self._http_port)]

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ensue import App, Context, DeclarationError, Entity, Interaction, InvalidValue, Property, Ref
+from ensue.engine.audit.audit import audit
 from ensue.integrations.volc_stream import Stream, StreamRenewal, VolcStream, signed_url, stream_path
 from ensue.testing import AppHarness, IntegrationConformance
 
@@ -169,6 +170,26 @@ async def test_one_renewed_by_hand_is_not_renewed_for_its_old_address() -> None:
         harness.clock.advance(seconds=31 * 60)
         await harness.drain()
         assert (await harness.store.get(Broadcast, made.id)).renewals == 1
+
+
+async def test_after_a_change_of_key_a_check_finds_and_repairs_what_was_signed_with_the_old_one(
+    sqlite_url: str,
+) -> None:
+    async with AppHarness(app(), env=ENVIRONMENT, database=sqlite_url) as harness:
+        made = await harness.store.create(Broadcast(name="one"))
+    changed = {**ENVIRONMENT, "VOLC_STREAM_KEY": "the new key"}
+    async with AppHarness(app(), env=changed, database=sqlite_url) as harness:
+        engine = harness.controller.engine
+        report = await audit(engine)
+        assert [(item.record, item.column) for item in report.findings] == [("Broadcast", "push_url")]
+        await audit(engine, repair=True)
+        repaired = await harness.store.get(Broadcast, made.id)
+        assert (
+            parse_qs(urlsplit(repaired.push_url).query)["volcSecret"][0]
+            == signature_of(repaired.push_url, "the new key")[0]
+        )
+        assert repaired.pull_url == made.pull_url
+        assert repaired.urls_expire_at == made.urls_expire_at
 
 
 async def test_the_keys_are_nowhere(caplog: pytest.LogCaptureFixture) -> None:

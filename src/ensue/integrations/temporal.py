@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from ensue.errors import DeclarationError, EnsueError, Problem
+from ensue.errors import DeclarationError, EnsueError, Problem, Rejected
 from ensue.integrations.contract import Health, Integration
 from ensue.integrations.settings.environment import WRONG_SETTING, env
 from ensue.integrations.workflows.records import WorkflowEvent, WorkflowRun, WorkflowWatch, machines
@@ -112,13 +112,16 @@ class Temporal(Integration):
         schema.entities.add(WorkflowEvent)
         schema.entities.add(WorkflowWatch)
         declared = schema.subclasses(WorkflowRun)
-        self._refuse_unmatched(declared)
-        for run in declared:
+        unknown = [run.__name__ for run in self.workflows if run not in declared]
+        if unknown:
+            raise self._wrong(f"has workflows for {', '.join(unknown)}, which is no WorkflowRun of this app.")
+        for run in self.workflows:
             columns: dict[str, Any] = {**machines(run), "workflow_id": Custom(initial=self._namer(run))}
             for name, computation in columns.items():
                 schema.property(run, name).computation = computation
 
     async def setup(self, controller: Controller) -> None:
+        self._refuse_unmatched(controller)
         self._controller = controller
         self._store = controller.store
         self._seen: dict[str, float] = {}
@@ -175,16 +178,20 @@ class Temporal(Integration):
             if item.cancel_requested:
                 await self._tell(item, "started", WorkflowEvent(**_about(item), status="cancelled"))
                 return Receipt(note="was cancelled before it was started")
-            run_id = await self.server.start(
-                Start(
-                    workflow_id=item.workflow_id,
-                    workflow=workflow.name,
-                    argument=workflow.argument(effect.record),
-                    task_queue=workflow.task_queue or self.task_queue,
-                    request_id=_request_id(effect),
-                    execution_timeout=workflow.execution_timeout,
-                )
+            request = Start(
+                workflow_id=item.workflow_id,
+                workflow=workflow.name,
+                argument=workflow.argument(effect.record),
+                task_queue=workflow.task_queue or self.task_queue,
+                request_id=_request_id(effect),
+                execution_timeout=workflow.execution_timeout,
             )
+            try:
+                run_id = await self.server.start(request)
+            except Rejected as refusal:
+                # It will never run: the record must not wait for it.
+                await self._tell(item, "started", WorkflowEvent(**_about(item), status="failed", error=str(refusal)))
+                raise
             await self._tell(item, "started", WorkflowEvent(**_about(item), run_id=run_id, status="running"))
             return Receipt(provider_id=run_id)
 
@@ -250,10 +257,15 @@ class Temporal(Integration):
         self._forget_seen()
         news = {run_id: workflow_id for workflow_id, run_id in found if run_id not in self._seen}
         ids = list(dict.fromkeys(news.values()))
+        early: set[str] = set()
         for start in range(0, len(ids), PAGE):
             for run in self.workflows:
-                await self._settle(await self._store.find(run, run.workflow_id.in_(ids[start : start + PAGE])))
-        self._seen.update(dict.fromkeys(news, self.clock.monotonic_seconds()))
+                items = await self._store.find(run, run.workflow_id.in_(ids[start : start + PAGE]))
+                await self._settle(item for item in items if item.run_id)
+                early |= {item.workflow_id for item in items if item.status == "starting"}
+        # What ended before its start was noted is seen again, once it is.
+        seen = [run_id for run_id, workflow_id in news.items() if workflow_id not in early]
+        self._seen.update(dict.fromkeys(seen, self.clock.monotonic_seconds()))
         self._since = began
 
     async def _reconcile(self) -> None:
@@ -283,7 +295,8 @@ class Temporal(Integration):
 
     async def _tell(self, item: WorkflowRun, what: str, event: WorkflowEvent) -> None:
         """Each start, and each end of a run, is told once."""
-        await self._controller.receive(f"{self.namespace}/workflows", f"{item.workflow_id}/{what}", event)
+        known_as = f"{type(item).__name__}/{item.id}/{item.workflow_id}/{what}"
+        await self._controller.receive(f"{self.namespace}/workflows", known_as, event)
 
     async def _any_open(self) -> bool:
         for run in self.workflows:
@@ -309,11 +322,13 @@ class Temporal(Integration):
         # Random at the end: another database counts from 1 too, and may share the server.
         return own or (lambda record: f"{self.id_prefix}{run.__name__}-{record.id}-{uuid.uuid4().hex[:12]}")
 
-    def _refuse_unmatched(self, declared: Sequence[type[WorkflowRun]]) -> None:
-        wrong = [f"{run.__name__} has no workflow" for run in declared if run not in self.workflows]
-        wrong += [f"{run.__name__} is no WorkflowRun of this app" for run in self.workflows if run not in declared]
-        if wrong:
-            raise self._wrong(f"has the wrong workflows: {'; '.join(wrong)}. Give one for each: {{Run: Workflow(…)}}.")
+    def _refuse_unmatched(self, controller: Controller) -> None:
+        """Only now every integration has said which kinds of runs are its own."""
+        for name, record in controller.model.records.items():
+            if issubclass(record.cls, WorkflowRun) and record.fields["status"].computation is None:
+                raise self._wrong(
+                    f"and no other integration has a workflow for {name}. Give one: {{{name}: Workflow(…)}}."
+                )
 
     async def _open(self) -> AbstractAsyncContextManager[Workflows]:
         if self.address == "memory://":

@@ -29,7 +29,8 @@ from ensue import (
 from ensue.clock import ManualClock
 from ensue.integrations.inbound.message import Inbound
 from ensue.integrations.object_storage import ObjectStorage, StorageEvent, StoredObject
-from ensue.testing import AppHarness
+from ensue.integrations.storage.notification import created_keys
+from ensue.testing import AppHarness, RecordedDelivery
 from tests.integrations.object_storage.conftest import Place
 
 # All in one process: its server takes seconds to start.
@@ -240,6 +241,44 @@ def notification(key: str, bucket: str = "bucket") -> Inbound:
     record = {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
     body = msgspec.json.encode({"Records": [record]})
     return Inbound("1", body, {}, datetime.now(UTC), "files.uploaded")
+
+
+async def test_the_servers_notification_completes_an_upload() -> None:
+    async with running(notification_token="a-token") as (harness, files, ann):
+        upload, other = await promised(harness, ann), await promised(harness, ann)
+        await files.objects.upload(upload.url, PNG, upload.headers)
+        item = await harness.store.get(StoredObject, upload.object_id)
+        told = notification(item.key)
+
+        async def deliver(token: str, body: bytes) -> Any:
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            return await harness.receive("files.uploaded", RecordedDelivery(body, headers), sign=False)
+
+        with pytest.raises(Rejected, match="bad_signature"):
+            await deliver("another", told.body)
+        assert (await harness.store.get(StoredObject, item.id)).status == "pending"
+        await deliver("a-token", notification("no/such/key").body)
+        await deliver("a-token", notification(item.key, bucket="another").body)
+        await deliver("a-token", b'{"Records": [{"eventName": 7}, 3], "detail-type": "Object Created"}')
+        assert (await harness.store.get(StoredObject, item.id)).status == "pending"
+        await deliver("a-token", told.body)
+        await deliver("a-token", told.body)
+        assert (await harness.store.get(StoredObject, item.id)).status == "uploaded"
+        # A notification is a hint: nothing is there under this key.
+        await deliver("a-token", notification((await harness.store.get(StoredObject, other.object_id)).key).body)
+        assert (await harness.store.get(StoredObject, other.object_id)).status == "pending"
+        assert await harness.store.count(StorageEvent) == 1
+
+
+def test_keys_of_notifications_in_both_forms() -> None:
+    record = {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": {"key": "a+b%2Fc"}}}
+    removed = {"eventName": "s3:ObjectRemoved:Delete", "s3": record["s3"]}
+    assert created_keys({"Records": [record, record, removed]}, "b") == ["a b/c"]
+    event = {"detail-type": "Object Created", "detail": {"bucket": {"name": "b"}, "object": {"key": "a+b"}}}
+    assert created_keys(event, "b") == ["a+b"]
+    assert created_keys(event, "another") == []
+    for strange in (None, [], "x", {"Records": None}, {"Records": [None]}, {"detail-type": "Object Created"}):
+        assert created_keys(strange, "b") == []
 
 
 async def test_orphans_are_swept_and_nothing_else() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -153,3 +154,21 @@ async def _started(server: TemporalWorkflows, start: object) -> str | None:
         return await server.start(start)  # type: ignore[arg-type]
     except TemporalUnavailable:
         return None
+
+
+async def test_what_is_wrong_with_a_request_is_no_outage_and_a_wrong_namespace_is_no_end(temporal_address: str) -> None:
+    client = await Client.connect(temporal_address)
+    server = TemporalWorkflows(client, clock=SystemClock(), identity="tests")
+    with pytest.raises(Rejected, match="workflow_refused"):
+        await server.start(Place(server, client, "").start(unique()))
+    big = replace(Place(server, client, "nobody").start(unique()), argument="x" * 2_200_000)
+    with pytest.raises(Rejected, match="workflow_refused"):
+        await server.start(big)
+    assert server.health().up
+    elsewhere = await Client.connect(temporal_address, namespace="nowhere", lazy=True)
+    server = TemporalWorkflows(elsewhere, clock=SystemClock(), identity="tests")
+    message = Message(workflow_id="x", name="step", argument=1, request_id=str(uuid.uuid4()))
+    for call in (server.end_of("x"), server.cancel("x", request_id="r"), server.signal(message)):
+        with pytest.raises(TemporalUnavailable, match="nowhere"):
+            await call
+    assert not server.health().up

@@ -14,6 +14,7 @@ from ensue import App, DeclarationError, Effect, Entity, Integration, One, Prope
 from ensue.clock import ManualClock
 from ensue.integrations.temporal import Signal, Temporal, Workflow, WorkflowEvent, WorkflowRun
 from ensue.integrations.workflows.records import WorkflowWatch
+from ensue.integrations.workflows.server import Start
 from ensue.integrations.workflows.watch import LEASE, Lease
 from ensue.testing import AppHarness
 
@@ -120,17 +121,35 @@ async def test_a_start_delivered_again_starts_nothing_new_and_an_outage_delays_i
 
 async def test_a_workflow_that_ended_before_it_was_noted_as_started_has_ended() -> None:
     async with running() as (harness, flows, server):
-        run = await ordered(harness)
-        from ensue.integrations.workflows.server import Start
+        start = server.start
 
-        # As by a delivery that died after the request.
-        await server.start(
-            Start(workflow_id=run.workflow_id, workflow="Fulfil", argument={}, task_queue="ensue", request_id="r")
-        )
-        server.complete(run.workflow_id, 1)
+        async def start_quickly(request: Start) -> str:
+            run_id = await start(request)
+            server.complete(request.workflow_id, 1)
+            # Somebody looks just now.
+            await flows.watch_once()
+            return str(run_id)
+
+        flows.server = Quick(server, start_quickly)
+        run = await ordered(harness)
         await flows.watch_once()
+        await harness.drain()
+        assert (await harness.store.get(Fulfilment, run.id)).status == "running"
         await flows.watch_once()
         assert (await harness.store.get(Fulfilment, run.id)).status == "completed"
+        await harness.drain()
+        assert [status for status, _ in harness.integration("told").heard] == ["running", "completed"]
+
+
+class Quick:
+    """A server with another way to start."""
+
+    def __init__(self, server: Any, start: Any) -> None:
+        self._server = server
+        self.start = start
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
 
 
 async def test_ends_that_the_listing_misses_are_found_when_all_is_looked_at() -> None:
@@ -272,5 +291,33 @@ async def test_a_dead_server_keeps_nobody_from_starting_or_stopping(caplog: pyte
         assert "a-key" not in caplog.text + repr(flows)
 
 
-def test_a_timeout_is_passed_on() -> None:
-    assert Workflow("Fulfil", execution_timeout=timedelta(hours=1)).execution_timeout == timedelta(hours=1)
+async def test_what_the_server_refuses_for_good_has_failed() -> None:
+    same = {Fulfilment: Workflow("Fulfil", id=lambda run: "always-this-one", execution_timeout=timedelta(hours=1))}
+    flows = App(entities=[Order, Fulfilment], integrations={"flows": Temporal(workflows=same, address="memory://")})
+    async with AppHarness(flows) as harness:
+        one, two = await ordered(harness), await ordered(harness)
+        await harness.drain()
+        found = {run.id: run for run in await harness.store.find(Fulfilment)}
+        assert sorted(run.status for run in found.values()) == ["failed", "running"]
+        assert {one.workflow_id, two.workflow_id} == {"always-this-one"}
+        (failed,) = [run for run in found.values() if run.status == "failed"]
+        assert "workflow_exists" in (failed.error or "")
+        server = harness.integration("flows").server
+        assert server.started[0].execution_timeout == timedelta(hours=1)
+
+
+async def test_two_servers_share_the_kinds_of_runs_between_them() -> None:
+    class Refund(WorkflowRun):
+        amount: Property[int]
+
+    both = {
+        "flows": temporal(address="memory://"),
+        "refunds": Temporal(workflows={Refund: Workflow("Refund")}, address="memory://"),
+    }
+    async with AppHarness(App(entities=[Order, Fulfilment, Payment, Refund], integrations=both)) as harness:
+        await harness.store.create(Refund(amount=3))
+        await ordered(harness)
+        await harness.drain()
+        started = {name: [item.workflow for item in harness.integration(name).server.started] for name in both}
+        assert started == {"flows": ["Fulfil"], "refunds": ["Refund"]}
+        assert await harness.integration("refunds").watch_once()

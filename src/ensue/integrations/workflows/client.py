@@ -26,7 +26,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.service import RPCError, RPCStatusCode
 
 from ensue.clock import Clock
-from ensue.errors import Throttled, UsageError
+from ensue.errors import Rejected, Throttled, UsageError
 from ensue.integrations.contract import Health
 from ensue.integrations.workflows.records import EndStatus
 from ensue.integrations.workflows.server import End, Message, Start, TemporalUnavailable, as_mapping, exists, forgotten
@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 CALL_SECONDS_MAX: Final = 10.0
 THROTTLED_SECONDS: Final = 5.0
+ARGUMENT_BYTES_MAX: Final = 2 * 1024 * 1024
+"""What a server takes by default."""
 LISTED_MAX: Final = 1000
 ERROR_CHARACTERS_MAX: Final = 2000
 _ENDS: Final[dict[WorkflowExecutionStatus, EndStatus]] = {
@@ -164,10 +166,12 @@ class TemporalWorkflows:
         except RPCError as error:
             if error.status == RPCStatusCode.RESOURCE_EXHAUSTED:
                 raise Throttled(THROTTLED_SECONDS, "The Temporal server asks to wait.") from error
-            if error.status in _ABOUT_REQUEST:
-                self._health = Health(up=True)
-                raise
-            raise self._down(f"{error.status.name}: {error.message}") from error
+            if _is_setting(error) or error.status not in _ABOUT_REQUEST:
+                raise self._down(f"{error.status.name}: {error.message}") from error
+            self._health = Health(up=True)
+            if error.status in _WRONG_REQUEST:
+                raise Rejected("workflow_refused", f"The Temporal server refuses it: {error.message}") from error
+            raise
         except RuntimeError as error:
             # The client's own word for a connection that could not be made.
             raise self._down(str(error)[:300]) from error
@@ -185,17 +189,24 @@ class TemporalWorkflows:
         return TemporalUnavailable(told)
 
     async def _encoded(self, argument: Any) -> Payloads:
-        return Payloads(payloads=await self._client.data_converter.encode([argument]))
+        payloads = Payloads(payloads=await self._client.data_converter.encode([argument]))
+        size = payloads.ByteSize()
+        if size > ARGUMENT_BYTES_MAX:
+            # The server's own word for it is that of throttling, and it would be waited for in vain.
+            raise Rejected(
+                "workflow_refused",
+                f"The argument is {size} bytes, and Temporal takes {ARGUMENT_BYTES_MAX}. Give an id, or an address.",
+            )
+        return payloads
 
 
-_ABOUT_REQUEST: Final = frozenset(
-    {
-        RPCStatusCode.ALREADY_EXISTS,
-        RPCStatusCode.FAILED_PRECONDITION,
-        RPCStatusCode.INVALID_ARGUMENT,
-        RPCStatusCode.NOT_FOUND,
-    }
-)
+_WRONG_REQUEST: Final = frozenset((RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.INVALID_ARGUMENT))
+_ABOUT_REQUEST: Final = _WRONG_REQUEST | {RPCStatusCode.ALREADY_EXISTS, RPCStatusCode.NOT_FOUND}
+
+
+def _is_setting(error: RPCError) -> bool:
+    """Whether it is the namespace that is not there, and not the workflow: no word on workflows, then."""
+    return any(item.type_url.endswith("NamespaceNotFoundFailure") for item in error.grpc_status.details)
 
 
 def _duration(given: timedelta | None) -> Duration | None:

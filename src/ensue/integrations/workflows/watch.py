@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ensue.clock import Clock
-from ensue.errors import ConstraintViolated
+from ensue.errors import ConstraintViolated, EnsueError
 from ensue.integrations.workflows.records import WorkflowWatch
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ class Lease:
         self._holder = uuid.uuid4().hex
         self._until = clock.now()
         self._ask_at = clock.now()
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts unless prolonged."""
+        return self._length.total_seconds()
 
     async def held(self) -> bool:
         """Whether it is ours, taken or prolonged if need be."""
@@ -117,10 +122,24 @@ class Watch:
             return False
         now = self._clock.monotonic_seconds()
         anew = self._anew_at is None or now >= self._anew_at
-        await self._look(anew)
+        # Looking at many takes longer than a lease.
+        keeping = asyncio.create_task(self._keep(), name="ensue-temporal-lease")
+        try:
+            await self._look(anew)
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
         if anew:
             self._anew_at = now + self._anew_seconds
         return True
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease.seconds / 3)
+            try:
+                await self._lease.held()
+            except EnsueError as error:
+                logger.warning("The lease of the watch of workflows could not be prolonged: %s", error)
 
     async def _run(self) -> None:
         failures = 0
