@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from ensue import DeclarationError, InvalidValue, Rejected, Unavailable
 from ensue.integrations.accounts import AccountEvent, Argon2Parameters, Argon2Passwords, TooManyAttempts
-from ensue.integrations.accounts.records import KINDS, AccountCredential, AccountSession
+from ensue.integrations.accounts.records import KINDS, AccountAttempt, AccountCredential, AccountSession, AccountToken
 from ensue.testing.harness import AppHarness
 from tests.integrations.accounts.accounts_app import (
     PASSWORD,
@@ -426,6 +426,11 @@ async def test_what_happens_at_a_time_happens_once(url: str, request: pytest.Fix
         assert len({one.refresh_token for one in refreshed}) == 1
         _, reasons = await all_at_once("log_in", login="ann", password=OTHER)
         assert sorted(reasons) == ["too_many_attempts"] * 2 + ["wrong_credentials"] * 6
+        await harness.integration("accounts")._prune()
+        harness.clock.advance(seconds=timedelta(days=400).total_seconds())
+        await harness.integration("accounts")._prune()
+        for record in (AccountSession, AccountToken, AccountAttempt, AccountEvent):
+            assert await harness.store.count(record) == 0
 
 
 class TestPasswords:

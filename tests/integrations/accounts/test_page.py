@@ -8,8 +8,9 @@ from ensue import App
 from ensue.integrations.accounts import Accounts
 from ensue.integrations.accounts.records import KINDS
 from examples import accounts as example
+from examples.channels import app as chat
 from tests.docs.pages import DOCS, run_page
-from tests.integrations.accounts.accounts_app import PASSWORD, SECRET, quick
+from tests.integrations.accounts.accounts_app import PASSWORD, SECRET, Client, quick
 from tests.server.network import serving
 
 PAGE = DOCS / "integrations" / "accounts.md"
@@ -44,3 +45,22 @@ async def test_the_example() -> None:
         notes = await served.call("/api/interactions/MyNotes", headers=bearer)
         assert [note["text"] for note in notes.json()["records"]] == ["milk"]
         assert (await served.call(f"{base}/request_password_reset", {"login": "ann"})).json() == {"accepted": True}
+
+
+async def test_the_chat_could_have_logins() -> None:
+    """The classes of the channels example as they are, with accounts in place of its login by name."""
+    members = {"accounts": Accounts(users=chat.User, new_user=lambda who: chat.User(name=who.login))}
+    app = App(
+        user=chat.User,
+        entities=chat.app.entities,
+        interactions=chat.app.interactions,
+        globals=chat.app.globals,
+        integrations=members,
+    )
+    async with quick(app, env={"ACCOUNTS_SECRET": SECRET}) as harness:
+        client = Client(harness)
+        await client.call("register", login="ada", password=PASSWORD)
+        known = await client.accounts.authenticate(client.request())
+        assert known is not None
+        await harness.controller.dispatch(chat.OpenChannel(name="lobby"), user=known.user)
+        assert (await harness.store.find_one(chat.Channel)).name == "lobby"

@@ -121,6 +121,8 @@ async def test_workers_at_a_time(url: str, request: pytest.FixtureRequest) -> No
             assert set(service.accepted_keys.values()) == {1}
             events = await store.find(WebhookEndpointEvent, WebhookEndpointEvent.kind == "disabled")
             assert [event.reason for event in events] == ["gone"]
+            await hooks._prune()
+            assert await store.count(WebhookDelivery) >= 10
 
 
 async def test_a_network_that_is_slow_does_not_hold_up_others() -> None:
