@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,11 +12,11 @@ from typing import Any
 import pytest
 
 from ensue import App, DeclarationError, Effect, Entity, Integration, One, Property, Rejected, UsageError, side_effect
-from ensue.clock import ManualClock
+from ensue.clock import ManualClock, SystemClock
 from ensue.integrations.temporal import Signal, Temporal, Workflow, WorkflowEvent, WorkflowRun
 from ensue.integrations.workflows.records import WorkflowWatch
 from ensue.integrations.workflows.server import Start
-from ensue.integrations.workflows.watch import LEASE, Lease
+from ensue.integrations.workflows.watch import LEASE, Lease, Watch
 from ensue.testing import AppHarness
 
 
@@ -266,6 +267,28 @@ async def test_one_process_looks_and_another_takes_over_when_it_is_gone() -> Non
         clock.advance(seconds=LEASE.total_seconds() / 3)
         assert await one.held()
         assert await harness.store.count(WorkflowWatch, WorkflowWatch.name == "x") == 1
+
+
+async def test_a_look_that_takes_longer_than_the_lease_keeps_it() -> None:
+    clock, length = SystemClock(), timedelta(seconds=0.3)
+    async with AppHarness(app(address="memory://")) as harness:
+        looking, done = asyncio.Event(), asyncio.Event()
+
+        async def look(_anew: bool) -> None:
+            looking.set()
+            await done.wait()
+
+        mine, other = (Lease(harness.store, "y", clock=clock, length=length) for _ in range(2))
+        watch = Watch(mine, look, seconds=0.01, anew_seconds=60, clock=clock)
+        once = asyncio.create_task(watch.once())
+        await looking.wait()
+        started = clock.monotonic_seconds()
+        while clock.monotonic_seconds() < started + 3 * length.total_seconds():
+            assert not await other.held()
+            await asyncio.sleep(0.02)
+        done.set()
+        assert await once
+        await mine.release()
 
 
 async def test_kinds_of_runs_and_workflows_must_match() -> None:
