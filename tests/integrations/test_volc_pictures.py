@@ -56,9 +56,7 @@ class World:
 
     async def later(self, seconds: float, picture: Picture) -> Picture:
         """What it is after so many seconds of visits and deliveries."""
-        for _ in range(int(seconds / 5)):
-            await self.harness.advance(5)
-            await self.pictures.poll_due()
+        await self.harness.advance(seconds)
         return await self.now(picture)
 
 
