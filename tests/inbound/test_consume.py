@@ -204,20 +204,21 @@ async def test_stopping_ends_within_bounds_when_the_peer_is_dead(
         assert loop.time() - began < 8
 
 
-async def test_a_broker_that_is_not_there_stops_nothing(sqlite_url: str) -> None:
+async def test_a_broker_that_is_not_there_stops_nothing(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
     class Nowhere(Integration):
-        @consume("nats", subject="a", url="nats://127.0.0.1:1")
+        @consume("nats", subject="a", url="nats://ann:hush@127.0.0.1:1")
         async def one(self, message: Inbound) -> Incoming: ...
 
-        @consume("redis", stream="a", url="redis://127.0.0.1:1")
+        @consume("redis", stream="a", url="redis://ann:hush@127.0.0.1:1")
         async def two(self, message: Inbound) -> Incoming: ...
 
-        @consume("amqp", queue="a", url="amqp://127.0.0.1:1")
+        @consume("amqp", queue="a", url="amqp://ann:hush@127.0.0.1:1")
         async def three(self, message: Inbound) -> Incoming: ...
 
     async with shop(sqlite_url, integrations={"nowhere": Nowhere()}).run() as run:
         await until(lambda: sum(not item.health.up for item in run.inbox._consuming) == 3)
         assert not (await run.health())["nowhere"].up
+        assert "hush" not in str([item.health for item in run.inbox._consuming]) + caplog.text
 
 
 async def test_a_message_without_an_id_is_kept_as_failed(request: pytest.FixtureRequest, sqlite_url: str) -> None:

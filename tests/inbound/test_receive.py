@@ -112,12 +112,12 @@ async def test_within_a_transaction_it_shares_its_fate(database_url: str) -> Non
         assert (await inbox(app), await controller.store.count(Payment)) == ([], 0)
 
 
-@pytest.mark.parametrize("sender_id", ["x" * 5_000, "nul\0", "\ud800"])
-async def test_any_sender_id_can_be_kept(database_url: str, sender_id: str) -> None:
+async def test_any_sender_id_can_be_kept(database_url: str) -> None:
     async with shop(database_url) as app:
-        assert await app.controller.receive("bank", sender_id, None)
-        assert not await app.controller.receive("bank", sender_id, None)
-        assert await app.controller.receive("bank", sender_id + "y", None)
+        for sender_id in ("x" * 5_000, "nul\0", "\ud800", "ö" * 255):
+            assert await app.controller.receive("bank", sender_id, None)
+            assert not await app.controller.receive("bank", sender_id, None)
+            assert await app.controller.receive("bank", sender_id + "y", None)
 
 
 async def test_what_can_not_come_in_is_refused(sqlite_url: str) -> None:

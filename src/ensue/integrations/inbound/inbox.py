@@ -6,6 +6,7 @@ before anything else is done with it, and told to be taken only after the commit
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -59,11 +60,9 @@ class Inbox:
         if not self._runs:
             return
         self._runs = False
-        for consuming in self._consuming:
-            consuming.halt()
-        for consuming in self._consuming:
-            await consuming.stop(grace_seconds)
-        await self._reconciler.stop(grace_seconds)
+        await asyncio.gather(
+            self._reconciler.stop(grace_seconds), *(consuming.stop(grace_seconds) for consuming in self._consuming)
+        )
 
     async def take_webhook(self, endpoint: str, body: bytes, headers: Mapping[str, str]) -> Taken | Failed:
         """Verify a message to the webhook `endpoint` and handle or store it.

@@ -2,7 +2,7 @@
 
 Decides what becomes of each message and when to connect anew. Leaves the broker to a `Source` and handling to
 `Handling`. Invariants: acknowledged is what was committed, known before, or kept as failed for the last time, and
-nothing else; an outage of broker or database ends neither the loop nor a message; after `halt` nothing more is fetched.
+nothing else; an outage of broker or database ends neither the loop nor a message; after `stop` nothing more is fetched.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import datetime
 from random import Random
 from typing import Final
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from ensue.clock import Clock, SystemClock
@@ -32,6 +33,7 @@ from ensue.integrations.inbound.consuming.source import (
 from ensue.integrations.inbound.handling import Failed, Handling, Taken
 from ensue.integrations.inbound.identify import MALFORMED, identify
 from ensue.integrations.inbound.message import Headers, Inbound
+from ensue.integrations.settings.environment import HIDDEN
 
 logger = logging.getLogger("ensue.inbound")
 
@@ -75,13 +77,9 @@ class Consuming:
         """Begin. The broker need not answer yet."""
         self._task = asyncio.create_task(self._loop(), name=f"ensue.inbound.{self.endpoint}")
 
-    def halt(self) -> None:
-        """Fetch nothing more."""
-        self._halted.set()
-
     async def stop(self, grace_seconds: float) -> None:
         """Let what was fetched be handled within `grace_seconds`; the rest is redelivered to others."""
-        self.halt()
+        self._halted.set()
         if self._task is None:
             return
         _, late = await asyncio.wait([self._task], timeout=max(grace_seconds, FETCH_SECONDS + CLOSE_SECONDS))
@@ -194,6 +192,9 @@ class Consuming:
 
     def _lost(self, error: Exception) -> None:
         detail = f"{self.endpoint}: {type(error).__name__}" + (f": {error}" if str(error) else "")
+        # Some clients repeat the URL that they were given.
+        password = urlsplit(self._options.url).password
+        detail = detail.replace(password, HIDDEN) if password else detail
         if self.health.up:
             logger.warning("%s; connecting again until it succeeds", detail)
             self.health = Health(up=False, detail=detail, since=self._clock.now())
