@@ -35,6 +35,7 @@ from ensue.integrations.storage.uploads import (
     event_for,
     new_key,
 )
+from ensue.schema.delivery import Target
 from ensue.schema.effect import Effect, SideEffect
 from ensue.schema.interaction import Context
 
@@ -216,6 +217,8 @@ class ObjectStorage(Integration):
 
     def create_side_effects(self) -> list[SideEffect]:
         name, over = self.namespace, ("deleted", "expired", "refused")
+        # One bucket: if it is down, all of them wait.
+        target = Target(name)
         effects = [
             SideEffect(
                 "settle",
@@ -224,6 +227,7 @@ class ObjectStorage(Integration):
                 where=lambda item: item.storage == name,
                 delay=self.upload_lifetime + GRACE,
                 content=self._settle,
+                target=target,
             ),
             SideEffect(
                 "remove",
@@ -232,6 +236,7 @@ class ObjectStorage(Integration):
                 of=[StoredObject.status],
                 where=lambda item: (item.storage == name) & item.status.in_(over),
                 content=self._remove,
+                target=target,
             ),
             SideEffect(
                 "remove_with_record",
@@ -239,6 +244,7 @@ class ObjectStorage(Integration):
                 on="delete",
                 where=lambda item: item.storage == name,
                 content=self._remove,
+                target=target,
             ),
         ]
         if self.sweep_every is not None:
@@ -251,6 +257,7 @@ class ObjectStorage(Integration):
                     delay=self.sweep_every,
                     timeout_seconds=600.0,
                     content=self._sweep,
+                    target=target,
                 )
             )
         return effects
