@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ensue import InvalidValue, Rejected, Submitted, TaskEvent, TaskUpdate, Throttled, Unavailable
+from ensue.engine.audit import audit, format_report
 from ensue.store.statement import Run, Statement, Work
 from tests.tasks.shop import BatchShop, KnowingShop, Picture, Shop, User, World, running
 
@@ -327,3 +328,26 @@ async def test_no_column_is_written_directly(lone: World) -> None:
     for column in ("status", "external_id", "result", "error", "attempts", "progress", "deadline", "cost"):
         with pytest.raises(InvalidValue, match="StateMachine"):
             await lone.harness.store.update(Picture, picture.id, **{column: None})
+
+
+async def test_an_answer_outlives_an_outage_of_the_database(lone: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = lone.shop._desk.recorder
+    record, failures = recorder.record, iter([Unavailable("restarting"), Unavailable("restarting")])
+
+    async def failing_at_first(change: Any) -> bool:
+        error = next(failures, None)
+        if error is not None:
+            raise error
+        return await record(change)
+
+    monkeypatch.setattr(recorder, "record", failing_at_first)
+    picture = await lone.picture()
+    assert (picture.status, picture.external_id, len(lone.shop.submitted)) == ("processing", "p1", 1)
+
+
+async def test_what_is_stored_agrees_with_its_definitions(lone: World) -> None:
+    picture = await lone.picture()
+    lone.shop.answers["p1"] = DONE
+    await lone.after(5, picture)
+    report = await audit(lone.harness.run.plan, lone.harness.run.driver)
+    assert report.clean, format_report(report)

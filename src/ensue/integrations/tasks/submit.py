@@ -30,6 +30,8 @@ from ensue.store.task_table import TaskPhase
 
 _logger = logging.getLogger("ensue.tasks")
 
+KEEP_SECONDS: Final = 20.0
+KEEP_PAUSE_SECONDS: Final = 0.25
 _MICROSECOND: Final = timedelta(microseconds=1)
 _FOR_EVER: Final = 2**62
 
@@ -140,12 +142,27 @@ class Submitter:
         expected = taken.expected_seconds if isinstance(taken, Submitted) else None
         pause = first_pause(desk.pace, desk.rng, expected_seconds=expected)
         phase: TaskPhase = "settled" if is_final(found) else "waiting"
-        ours = await self._write(effect, phase, events, external_id=external_id, delay=round(pause * 1_000_000))
+        ours = await self._keep(effect, phase, events, external_id=external_id, delay=round(pause * 1_000_000))
         if not ours:
             # It was given up meanwhile; its id is kept all the same, for whoever looks into it.
             await desk.store.create(TaskEvent(**events[0]))
         desk.wake()
         return None if external_id is None else Receipt(provider_id=external_id)
+
+    async def _keep(
+        self, effect: Effect[Any], phase: TaskPhase, events: Sequence[Mapping[str, Any]], **values: Any
+    ) -> bool:
+        """Write what the provider answered, for a while also over an outage of the database: it is known nowhere else."""
+        clock = self._desk.clock
+        end = clock.monotonic_seconds() + KEEP_SECONDS
+        while True:
+            try:
+                return await self._write(effect, phase, events, **values)
+            except Unavailable:
+                if clock.monotonic_seconds() >= end:
+                    _logger.error("%s was accepted as %s, which can't be written", effect.key, values["external_id"])
+                    raise
+                await asyncio.sleep(KEEP_PAUSE_SECONDS)
 
     def _meaning(self, effect: Effect[Any], update: TaskUpdate) -> Next:
         try:
