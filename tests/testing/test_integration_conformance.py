@@ -190,7 +190,7 @@ async def test_a_bad_integration_is_found(bad: type[Letters]) -> None:
     made: list[Letters] = []
 
     class Suite(LettersConformance):
-        notice_seconds_max = 0.3
+        notice_seconds_max = 1.5
 
         def integration(self, peer: HttpDouble) -> Integration:
             made.append(bad())

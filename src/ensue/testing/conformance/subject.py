@@ -52,8 +52,8 @@ class Subject(Generic[P]):
 
     namespace = ""
     """Under which the app holds the integration; found by itself where the app has one only."""
-    unload_seconds_max = 6.0
-    """How long leaving the app may take with a dead peer: what `cleanup` and each resource are given is 5 s."""
+    unload_seconds_max = 8.0
+    """How long leaving the app may take with a dead peer: `cleanup` and each resource are given 5 s; the rest is slack."""
     notice_seconds_max = 10.0
     """How long, in real time, it may take to notice that the peer is gone or back."""
     health_exempt = ""
