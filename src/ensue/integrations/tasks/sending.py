@@ -22,8 +22,8 @@ _REFUSALS: Final = range(400, 500)
 def end_of(error: BaseException) -> End:
     """What an error of `submit` says of the submission.
 
-    >>> end_of(ConnectionRefusedError()), end_of(ConnectionResetError()), end_of(Rejected("no"))
-    ('not taken', 'unknown', 'refused')
+    >>> end_of(ConnectionRefusedError()), end_of(ConnectionResetError())
+    ('not taken', 'unknown')
     """
     if isinstance(error, UnknownOutcome):
         return "unknown"
