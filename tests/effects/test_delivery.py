@@ -18,9 +18,9 @@ from ensue.effects.deliver import Delivery, Polling
 from ensue.effects.heartbeat import Rhythm
 from ensue.effects.ledger import count_effects, list_effects, prune_effects, retry_effects, show_effect
 from ensue.effects.outbox import outcome
-from ensue.effects.target import EffectRow, Target
+from ensue.effects.target import EffectRow, Handling
 from ensue.errors import NotFound, Rejected, UsageError
-from ensue.schema.effect import Retry
+from ensue.schema.delivery import Retry
 from ensue.store.url import open_driver
 from tests.effects.world import NAME, QUICK, Recorder, World
 from tests.services import PostgresServer
@@ -68,7 +68,7 @@ async def test_a_commit_of_another_process_is_noticed(world: World) -> None:
 async def test_a_second_listener_is_refused_at_the_start_and_not_in_the_loop(world: World) -> None:
     await world.driver.watch(lambda _payload: None)
     with pytest.raises(UsageError, match="watched already"):
-        await Delivery(world.driver, {NAME: Target(Recorder())}).start()
+        await Delivery(world.driver, {NAME: Handling(Recorder())}).start()
 
 
 async def test_the_loop_outlives_errors_that_nobody_expected(
@@ -132,7 +132,7 @@ async def test_concurrency_is_bounded_per_target(world: World) -> None:
         running -= 1
 
     await world.enqueue(world.effects(40))
-    await world.running({NAME: Target(handler, concurrency=3)})
+    await world.running({NAME: Handling(handler, concurrency=3)})
     await world.until_all("done", seconds=20)
     assert most == 3
 
@@ -141,11 +141,11 @@ async def test_a_late_completion_of_a_lost_lease_is_refused(world: World, caplog
     await world.enqueue()
     [late] = await world.claim(worker="late", lease=0.05)
     await asyncio.sleep(0.1)
-    failing = Recorder(lambda _row: OSError("down"))
+    failing = Recorder(lambda _row: RuntimeError("down"))
     await world.running(failing, polling=Polling(0.01, 0.05))
     await world.until(lambda: len(failing.rows) == 1)
     await world.until(lambda: "left by worker late" in caplog.text)
-    assert (await world.turn([outcome(late, "succeed")])).settled == frozenset()
+    assert await world.settle([outcome(late, "succeed")]) == {}
     assert "done" not in await world.rows()
 
 
@@ -186,7 +186,7 @@ async def test_a_blocked_event_loop_keeps_its_leases_with_a_heartbeat_of_its_own
         async def run() -> None:
             driver = open_driver(world.url)
             await driver.open()
-            thief = Delivery(driver, {NAME: Target(_append(stolen))}, polling=Polling(0.01, 0.05))
+            thief = Delivery(driver, {NAME: Handling(_append(stolen))}, polling=Polling(0.01, 0.05))
             await thief.start()
             await asyncio.to_thread(over.wait, 10)
             await thief.stop(0)
@@ -262,9 +262,9 @@ async def test_positions_are_commit_order(world: World) -> None:
 
 
 async def test_the_next_of_a_key_waits_for_a_failing_head_and_goes_when_it_is_dead(world: World) -> None:
-    seen = Recorder(lambda row: OSError("down") if row.record_id == 1 else None)
+    seen = Recorder(lambda row: RuntimeError("down") if row.record_id == 1 else None)
     await world.enqueue([*world.effects(2, order="a"), *world.effects(1, order="b")])
-    await world.running({NAME: Target(seen, retry=Retry(max_attempts=2))})
+    await world.running({NAME: Handling(seen, retry=Retry(max_attempts=2))})
     await world.until(lambda: 3 in seen.numbers)
     await asyncio.sleep(0.1)
     assert 2 not in seen.numbers[:2]
@@ -278,23 +278,23 @@ async def test_a_poison_row_strands_nobody(world: World, place: int) -> None:
     poison = ValueError("bad\0text\ud800")
     seen = Recorder(lambda row: poison if row.record_id == place + 1 else None)
     await world.enqueue(world.effects(4))
-    await world.running({NAME: Target(seen, retry=Retry(max_attempts=1))})
+    await world.running({NAME: Handling(seen, retry=Retry(max_attempts=1))})
     await world.until(lambda: _states_are(world, ["dead" if n == place else "done" for n in range(4)]))
     entry = (await list_effects(world.driver, state="dead"))[0]
     assert entry.error == "ValueError: bad\\0text\\ud800"
 
 
 async def test_retries_come_and_end_dead_with_the_error_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    seen = Recorder(lambda row: OSError(f"down {row.attempt}"))
+    seen = Recorder(lambda row: RuntimeError(f"down {row.attempt}"))
     await world.enqueue()
-    await world.running({NAME: Target(seen, retry=Retry(max_attempts=3))})
+    await world.running({NAME: Handling(seen, retry=Retry(max_attempts=3))})
     for attempt in (1, 2, 3):
         await world.until(lambda n=attempt: len(seen.rows) == n)
         await world.until(lambda: _states_are(world, ["retry_wait" if attempt < 3 else "dead"]))  # noqa: B023
         await world.set("available_at = 0")
     assert [row.attempt for row in seen.rows] == [1, 2, 3]
     assert len({row.key for row in seen.rows}) == 1
-    assert await world.rows("attempt, error_class, error") == [(3, "transient", "OSError: down 3")]
+    assert await world.rows("attempt, error_class, error") == [(3, "transient", "RuntimeError: down 3")]
     assert "number" not in caplog.text, "the payload is never logged"
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert (record.__dict__["effect_name"], record.__dict__["effect_attempt"]) == (NAME, 3)
@@ -303,9 +303,11 @@ async def test_retries_come_and_end_dead_with_the_error_kept(world: World, caplo
 async def test_age_ends_it_too(world: World) -> None:
     await world.enqueue()
     await world.set("enqueued_at = enqueued_at - 7200000000")
-    await world.running({NAME: Target(Recorder(lambda _row: OSError("down")), retry=Retry(max_age=timedelta(hours=1)))})
+    await world.running(
+        {NAME: Handling(Recorder(lambda _row: RuntimeError("down")), retry=Retry(max_age=timedelta(hours=1)))}
+    )
     await world.until_all("dead")
-    assert await world.rows("attempt, error") == [(1, "OSError: down")]
+    assert await world.rows("attempt, error") == [(1, "RuntimeError: down")]
 
 
 async def test_a_rejection_is_dead_at_once(world: World) -> None:
@@ -319,7 +321,7 @@ async def test_a_rejection_is_dead_at_once(world: World) -> None:
 async def test_throttling_uses_up_no_attempt(world: World) -> None:
     seen = Recorder(lambda _row: Throttled("429") if len(seen.rows) <= 5 else None)
     await world.enqueue()
-    await world.running({NAME: Target(seen, retry=Retry(max_attempts=1))})
+    await world.running({NAME: Handling(seen, retry=Retry(max_attempts=1))})
     for _ in range(100):
         await world.set("available_at = 0")
         if await world.rows() == ["done"]:
@@ -331,7 +333,7 @@ async def test_throttling_uses_up_no_attempt(world: World) -> None:
 
 async def test_a_handler_that_takes_too_long_is_a_failure(world: World) -> None:
     await world.enqueue()
-    await world.running({NAME: Target(Recorder(seconds=30), timeout_seconds=0.05)})
+    await world.running({NAME: Handling(Recorder(seconds=30), timeout_seconds=0.05)})
     await world.until(lambda: _states_are(world, ["retry_wait"]))
     assert await world.rows("error") == ["TimeoutError: no end within 0.05 s"]
 
@@ -381,7 +383,7 @@ async def test_thirty_restarts_burn_no_attempt(world: World) -> None:
     await world.enqueue(world.effects(5))
     for _ in range(30):
         driver = await world.open()
-        worker = Delivery(driver, {NAME: Target(Recorder(seconds=30))}, polling=Polling(0.01, 0.1))
+        worker = Delivery(driver, {NAME: Handling(Recorder(seconds=30))}, polling=Polling(0.01, 0.1))
         await worker.start()
         await world.until(lambda: _states_are(world, ["claimed"] * 5))
         await worker.stop(grace_seconds=0)
@@ -417,9 +419,9 @@ async def test_a_failing_and_a_slow_target_starve_nobody(world: World) -> None:
     await world.enqueue([*world.effects(500, name="noisy"), *world.effects(500, name="slow"), *world.effects(20)])
     await world.running(
         {
-            "noisy": Target(Recorder(lambda _row: OSError("down"))),
-            "slow": Target(Recorder(seconds=30), concurrency=2),
-            NAME: Target(quick),
+            "noisy": Handling(Recorder(lambda _row: RuntimeError("down"))),
+            "slow": Handling(Recorder(seconds=30), concurrency=2),
+            NAME: Handling(quick),
         }
     )
     await world.until(lambda: len(quick.rows) == 20, seconds=3)
@@ -432,7 +434,7 @@ async def test_effects_of_others_are_left_alone(world: World) -> None:
 
 
 async def test_drain_delivers_what_is_due_without_a_loop(world: World) -> None:
-    seen = Recorder(lambda row: OSError("down") if row.attempt == 1 else None)
+    seen = Recorder(lambda row: RuntimeError("down") if row.attempt == 1 else None)
     worker = await world.worker(seen)
     await world.enqueue(world.effects(30))
     await worker.drain()
@@ -445,7 +447,7 @@ async def test_drain_delivers_what_is_due_without_a_loop(world: World) -> None:
 async def test_after_commit_effects_are_tried_once_and_never_raise(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    seen = Recorder(lambda row: OSError("down") if row.id == 1 else None)
+    seen = Recorder(lambda row: RuntimeError("down") if row.id == 1 else None)
     worker = await world.worker(seen)
     rows = [EffectRow(number, NAME, f"key-{number}", "Message", number, "{}") for number in (1, 2)]
     for row in rows:
@@ -454,14 +456,14 @@ async def test_after_commit_effects_are_tried_once_and_never_raise(
     assert seen.numbers == [1, 2]
     assert "key-1" in caplog.text
     assert "key-2" not in caplog.text
-    assert await run_after_commit(Target(Recorder()), rows[0])
-    assert not await run_after_commit(Target(Recorder(seconds=9), timeout_seconds=0.01), rows[0])
+    assert await run_after_commit(Handling(Recorder()), rows[0])
+    assert not await run_after_commit(Handling(Recorder(seconds=9), timeout_seconds=0.01), rows[0])
 
 
 async def test_the_ledger_shows_and_redrives(world: World) -> None:
     seen = Recorder(lambda row: Rejected("no") if len(seen.rows) <= 1 else None)
     await world.enqueue(world.effects(2, order="a"))
-    worker = await world.worker({NAME: Target(seen)})
+    worker = await world.worker({NAME: Handling(seen)})
     await worker.drain()
     counts = {(count.name, count.state): count.count for count in await count_effects(world.driver)}
     assert counts == {(NAME, "dead"): 1, (NAME, "done"): 1}

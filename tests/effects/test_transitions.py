@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from ensue.effects.ledger import discard_effects, retry_effects
-from ensue.effects.outbox import Lease, Served, beat, due, outcome
-from ensue.effects.states import SETTLED, TRANSITIONS, WAITING
+from ensue.effects.outbox import Lease, Served, Want, beat, due, outcome
+from ensue.effects.states import CLAIMABLE, SETTLED, TRANSITIONS, WAITING
 from ensue.errors import ConstraintViolated, Rejected
 from ensue.store.effect_table import NewEffect, enqueue_params, enqueue_statement
 from ensue.store.statement import Run, Work
@@ -19,10 +19,11 @@ DAY = Served(NAME, timedelta(days=1) // timedelta(microseconds=1))
 
 
 def test_the_table_of_transitions_is_whole() -> None:
-    assert {t.target for t in TRANSITIONS.values()} == {"claimed", "done", "retry_wait", "dead", "pending", "cancelled"}
+    assert {t.target for t in TRANSITIONS.values()} == {"claimed", *CLAIMABLE, *SETTLED}
     assert all(t.sources == ("claimed",) for t in TRANSITIONS.values() if t.fenced)
-    assert {name for name, t in TRANSITIONS.items() if t.attempt == "use"} == {"succeed", "retry", "bury"}
-    assert not set(WAITING) & set(SETTLED)
+    using = {name for name, t in TRANSITIONS.items() if t.attempt == "use"}
+    assert using == {"succeed", "retry", "bury", "set_aside", "doubt", "yield"}
+    assert not set(CLAIMABLE) & set(SETTLED)
 
 
 async def test_what_is_enqueued_is_pending_now(world: World) -> None:
@@ -31,7 +32,7 @@ async def test_what_is_enqueued_is_pending_now(world: World) -> None:
         ("pending", 0, NAME, "Message", number) for number in (1, 2, 3)
     ]
     assert all(abs(difference) < 1_000_000 for difference in await world.rows("available_at - enqueued_at"))
-    [found] = await world.driver.read(due(world.driver.dialect, [NAME]))
+    [found] = await world.driver.read(due(world.driver.dialect, [Want(NAME, 1, NAME)]))
     assert found.claimable_in is not None
     assert -5_000_000 < found.claimable_in <= 0
     assert found.lease_ends_in is None
@@ -104,7 +105,7 @@ async def test_fenced_transitions(world: World, transition: str, state: str, att
     await world.enqueue()
     [claim] = await world.claim()
     end = outcome(claim, transition, delay_seconds=100, error=("transient", "it's down"))
-    assert (await world.turn([end])).settled == {claim.row.id}
+    assert await world.settle([end]) == {claim.row.id: state}
     [row] = await world.rows("state, attempt, lease_token, lease_until, error_class, error")
     assert row == (state, attempt, None, None, "transient", "it's down")
     [(settled_at, waits)] = await world.rows("settled_at IS NOT NULL, available_at - enqueued_at")
@@ -117,15 +118,14 @@ async def test_fenced_transitions(world: World, transition: str, state: str, att
 async def test_a_fenced_transition_needs_the_lease(world: World, transition: str) -> None:
     await world.enqueue()
     [old] = await world.claim(worker="old", lease=-1)
-    result = await world.turn(rescue=[DAY])
-    assert [rescued.state for rescued in result.rescued] == ["retry_wait"]
+    assert [rescued.state for rescued in await world.rescue(DAY)] == ["retry_wait"]
     [new] = await world.claim(worker="new")
     before = await world.rows("state, attempt, lease_token, worker")
-    assert (await world.turn([outcome(old, transition)])).settled == frozenset()
+    assert await world.settle([outcome(old, transition)]) == {}
     assert await world.rows("state, attempt, lease_token, worker") == before
-    assert (await world.turn([outcome(new, transition)])).settled == {new.row.id}
+    assert list(await world.settle([outcome(new, transition)])) == [new.row.id]
     after = await world.rows("state, attempt, lease_token, worker")
-    assert (await world.turn([outcome(new, transition)])).settled == frozenset(), "twice is refused, too"
+    assert await world.settle([outcome(new, transition)]) == {}, "twice is refused, too"
     assert await world.rows("state, attempt, lease_token, worker") == after
 
 
@@ -145,8 +145,8 @@ async def test_rescue_leaves_live_leases_alone(world: World) -> None:
     await world.claim(free=1, worker="dead", lease=-1)
     [mine] = await world.claim(free=1, worker="me", lease=-1)
     await world.claim(free=1, worker="alive", lease=30)
-    result = await world.turn(rescue=[DAY], live_tokens=[mine.token])
-    assert [(rescued.id, rescued.worker) for rescued in result.rescued] == [(1, "dead")]
+    result = await world.rescue(DAY, live_tokens=[mine.token])
+    assert [(rescued.id, rescued.worker) for rescued in result] == [(1, "dead")]
     assert await world.rows("state, attempt") == [("retry_wait", 0), ("claimed", 0), ("claimed", 0)]
     assert (await world.rows("error_class, error"))[0] == ("lost", "the lease of worker dead ran out")
 
@@ -156,7 +156,7 @@ async def test_what_is_too_old_when_its_worker_is_lost_is_dead(world: World) -> 
     await world.enqueue()
     await world.claim(lease=-1)
     await world.set("enqueued_at = enqueued_at - 90000000000")
-    assert [rescued.state for rescued in (await world.turn(rescue=[DAY])).rescued] == ["dead"]
+    assert [rescued.state for rescued in await world.rescue(DAY)] == ["dead"]
     assert await world.rows("state, error_class") == [("dead", "lost")]
 
 
@@ -164,7 +164,7 @@ async def test_claims_of_a_doubtful_commit_are_given_back(world: World) -> None:
     await world.enqueue(world.effects(2))
     [first] = await world.claim(free=1)
     await world.claim(free=1)
-    await world.turn(doubtful_tokens=[first.token])
+    await world.release(first.token)
     assert await world.rows("state, attempt") == [("pending", 0), ("claimed", 0)]
 
 

@@ -19,8 +19,23 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ensue.effects.deliver import Delivery, Polling
 from ensue.effects.heartbeat import Rhythm
-from ensue.effects.outbox import Claim, Outcome, Turn, TurnResult, Want, micros, turn
-from ensue.effects.target import EffectRow, Target
+from ensue.effects.outbox import (
+    Claim,
+    Gate,
+    Move,
+    Outcome,
+    Rescued,
+    Served,
+    Turn,
+    Want,
+    claim,
+    first_after,
+    micros,
+    release,
+    rescue,
+    settle,
+)
+from ensue.effects.target import EffectRow, Handling
 from ensue.store.driver import Driver
 from ensue.store.effect_table import (
     NewEffect,
@@ -156,17 +171,26 @@ class World:
 
     async def claim(self, *, free: int = 10, name: str = NAME, worker: str = "w", lease: float = 30.0) -> list[Claim]:
         """Claim as a worker that never beats."""
-        return list((await self.turn(wants=[Want(name, free)], worker=worker, lease_micros=micros(lease))).claims)
-
-    async def turn(self, outcomes: Iterable[Outcome] = (), **options: Any) -> TurnResult:
-        """One round, by hand."""
         self._made += 1
-        options = {"token": f"token-{self._made}", "worker": "w", "lease_micros": micros(30), **options}
-        return await self.driver.write(turn(self.driver.dialect, Turn(outcomes=list(outcomes), **options)))
+        want = Want(name, free, name, after=first_after(name))
+        turn = Turn([want], [Gate(name, (name,))], f"token-{self._made}", worker, micros(lease))
+        return list(await self.driver.write(claim(self.driver.dialect, turn)))
+
+    async def settle(self, outcomes: Iterable[Outcome], moves: Iterable[Move] = ()) -> dict[int, str]:
+        """Write ends, by hand."""
+        return await self.driver.write(settle(self.driver.dialect, list(outcomes), list(moves)))
+
+    async def rescue(self, *served: Served, live_tokens: Iterable[str] = ()) -> tuple[Rescued, ...]:
+        """Take back what workers left."""
+        return await self.driver.write(rescue(self.driver.dialect, served, list(live_tokens)))
+
+    async def release(self, *tokens: str) -> None:
+        """Give back claims that nobody runs."""
+        await self.driver.write(release(self.driver.dialect, tokens))
 
     async def worker(self, handler: Any, *, seed: int = 1, **options: Any) -> Delivery:
         """A worker with a driver of its own, not started; `handler` is one function or targets by name."""
-        targets: Mapping[str, Target] = handler if isinstance(handler, Mapping) else {NAME: Target(handler)}
+        targets: Mapping[str, Handling] = handler if isinstance(handler, Mapping) else {NAME: Handling(handler)}
         delivery = Delivery(
             await self.open(),
             targets,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ensue.app import App, AppRun, RunOptions
-from ensue.effects.target import Target
+from ensue.effects.target import Handling
 from ensue.errors import UsageError
 from ensue.integrations.relay.detached import DetachedController
 from ensue.integrations.relay.worker import LEASE_SECONDS, RelayWorker
@@ -46,8 +46,8 @@ class RelayedRun(AppRun):
             await worker.start()
             stack.push_async_callback(worker.stop, self.options.grace_seconds)
 
-    def _targets(self) -> dict[Nats, dict[str, Target]]:
-        found: dict[Nats, dict[str, Target]] = {}
+    def _targets(self) -> dict[Nats, dict[str, Handling]]:
+        found: dict[Nats, dict[str, Handling]] = {}
         for name, effect in self.model.effects.items():
             relay = relay_of(effect)
             if relay is not None:

@@ -8,12 +8,12 @@ import asyncio
 import logging
 
 from ensue.effects.retry import describe
-from ensue.effects.target import EffectRow, Target
+from ensue.effects.target import EffectRow, Handling
 
 _logger = logging.getLogger("ensue.effects")
 
 
-async def run_after_commit(target: Target, row: EffectRow) -> bool:
+async def run_after_commit(target: Handling, row: EffectRow) -> bool:
     """Call the handler of `target` once; answers whether it succeeded.
 
     A failure is logged with the key of the effect.

@@ -1,9 +1,10 @@
-"""The delivery loop of one process: looks for effects, claims them, has them run, and writes how they ended.
+"""The delivery loops of one process: one looks for effects, claims them and has them run, one writes how they ended.
 
-Decides when to look and how much to claim. Leaves the SQL to `outbox`, handlers and their ends to `flights`, leases
-to `heartbeat`, schedules to `retry`. Invariants: a handler runs only under a lease; its end counts only if the
-database confirms it under that lease; notifications are hints, and polling alone delivers everything; the loop ends
-only by `stop`.
+Decides when to look and how much to claim. Leaves the SQL to `outbox`, calls and their ends to `flights`, leases to
+`heartbeat`, schedules to `retry`. Invariants: a call is made only under a lease; its end counts only if the database
+confirms it under that lease; notifications are hints, and polling alone delivers everything; the loops end only by `stop`.
+A claim alone is committed without waiting for the disk: one that a crashing server forgets is pending again, and what was
+called under it is refused when it ends, and called again with the same key. What must know of its first call waits.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from random import Random
 from typing import Final
 from uuid import uuid4
@@ -22,15 +22,37 @@ from ensue.effects.after_commit import run_after_commit
 from ensue.effects.flights import Flights, log_effect
 from ensue.effects.heartbeat import Heartbeat, Rhythm
 from ensue.effects.ledger import hasten
-from ensue.effects.outbox import Due, Lease, Outcome, Served, Turn, TurnResult, Want, due, micros, settle, turn
-from ensue.effects.target import EffectRow, Target
+from ensue.effects.observe import Observer
+from ensue.effects.offers import Offers
+from ensue.effects.outbox import (
+    Claim,
+    Due,
+    Lease,
+    Turn,
+    Want,
+    claim,
+    due,
+    ensure_targets,
+    micros,
+    release,
+    rescue,
+    settle,
+    walk_end,
+)
+from ensue.effects.target import EffectRow, Handling
 from ensue.errors import Unavailable, UsageError
 from ensue.store.driver import Driver
+from ensue.store.effect_table import notify_statement
+from ensue.store.statement import Run, Work
 
 _logger = logging.getLogger("ensue.effects")
 
 CANCEL_SECONDS_MAX: Final = 5.0
 HINT_SPACING_SECONDS: Final = 0.01
+PROBE: Final = "{}"
+"""A notification that says nothing, to hear whether notifications are heard."""
+PROBE_SECONDS: Final = 20.0
+PROBE_WAIT_SECONDS: Final = 1.0
 
 
 Watch = Callable[[Callable[[str], None]], Awaitable[None]]
@@ -41,17 +63,19 @@ Watch = Callable[[Callable[[str], None]], Awaitable[None]]
 class Polling:
     """The net under notifications: an idle loop looks after `first_seconds`, then half as often each time.
 
-    `last_seconds` is the longest pause, and so the latency when every notification is lost.
+    `last_seconds` is the longest pause while notifications come through, `blind_seconds` when they don't, and so the
+    latency when every notification is lost.
     """
 
     first_seconds: float = 0.05
     last_seconds: float = 1.0
+    blind_seconds: float = 0.25
 
 
 class Delivery:
     """Delivers the effects of `targets`, by qualified name, from the database behind `driver`.
 
-        delivery = Delivery(driver, {"channels.publish": Target(handler)})
+        delivery = Delivery(driver, {"channels.publish": Handling(handler)})
         await delivery.start()
         ...                                   # delivery.wake() after each commit that enqueued something
         await delivery.stop(grace_seconds=15)
@@ -65,7 +89,7 @@ class Delivery:
     def __init__(
         self,
         driver: Driver,
-        targets: Mapping[str, Target],
+        targets: Mapping[str, Handling],
         *,
         clock: Clock | None = None,
         worker_name: str = "worker",
@@ -86,26 +110,36 @@ class Delivery:
         self._rng = rng or Random()
         self._heartbeat_driver = heartbeat_driver
         self._signal = asyncio.Event()
+        self._ended = asyncio.Event()
         self._heartbeat = Heartbeat(driver, self._rhythm, clock=self._clock, on_lost=self._on_lost)
         self._flights = Flights(
-            self._targets, self._heartbeat, clock=self._clock, rng=self._rng, on_end=self._signal.set
+            self._targets, self._heartbeat, clock=self._clock, rng=self._rng, on_end=self._ended.set
         )
+        self._offers = Offers(self._targets)
         # Handlers must not inherit the transaction of whoever happens to start them.
         self._context = contextvars.copy_context()
-        self._served = [Served(name, target.retry.max_age // _MICROSECOND) for name, target in self._targets.items()]
         self._places = {name: asyncio.Semaphore(target.concurrency) for name, target in self._targets.items()}
         self._after_commit: set[asyncio.Task[None]] = set()
         self._doubtful_tokens: tuple[str, ...] = ()
-        self._loop_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._round_lock = asyncio.Lock()
+        self._settle_lock = asyncio.Lock()
+        self._ensured = False
         self._woken = False
         self._watching = False
         self._stopping = False
         self._closing = False
         self._hint_timer: asyncio.TimerHandle | None = None
         self._looked_at = float("-inf")
+        self._probed_at = float("-inf")
+        self._heard_at = float("-inf")
         self._pause = self._polling.first_seconds
         self._due_in_seconds: float | None = None
+
+    @property
+    def observers(self) -> list[Observer]:
+        """Who is told of claims and ends; see `DeliveryEvent`."""
+        return self._flights.observers
 
     # --- Life ---------------------------------------------------------------------------------------------------------
 
@@ -114,12 +148,15 @@ class Delivery:
 
         Raises `UsageError` when it was started before, or when someone else listens to the driver's notifications.
         """
-        if self._loop_task is not None or self._stopping:
+        if self._tasks or self._stopping:
             raise UsageError("This Delivery was started before; make a new one to deliver again.")
         await self._ensure_watch()
         self._heartbeat.start(self._heartbeat_driver)
         self._woken = True
-        self._loop_task = asyncio.create_task(self._loop(), name="ensue.effects.deliver")
+        self._tasks = [
+            asyncio.create_task(self._loop(), name="ensue.effects.deliver"),
+            asyncio.create_task(self._settle_loop(), name="ensue.effects.settle"),
+        ]
 
     def wake(self) -> None:
         """Something was enqueued by this process: claim now. Cheap; call it on the event loop after the commit."""
@@ -144,8 +181,10 @@ class Delivery:
         self._flights.give_back()
         self._closing = True
         self._signal.set()
-        if self._loop_task is not None:
-            await self._loop_task
+        self._ended.set()
+        if self._tasks:
+            await asyncio.gather(*self._tasks)
+        await self._try_settle()
         await self._try_round()
         await self._heartbeat.stop()
         if len(self._flights):
@@ -162,7 +201,8 @@ class Delivery:
             await hasten(self._driver, tuple(self._targets))
         while True:
             self._woken = True
-            busy = await self._round()
+            busy = await self._settle()
+            busy = await self._round() or busy
             running = [*self._flights.running(), *self._after_commit]
             if running:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -189,7 +229,7 @@ class Delivery:
         if running and seconds > 0:
             await asyncio.wait(running, timeout=seconds)
 
-    # --- The loop -----------------------------------------------------------------------------------------------------
+    # --- The loops ----------------------------------------------------------------------------------------------------
 
     async def _loop(self) -> None:
         while not self._closing:
@@ -200,6 +240,42 @@ class Delivery:
             if not self._woken:
                 await self._rest()
 
+    async def _settle_loop(self) -> None:
+        """Apart from claiming, so that neither waits for the other's commit; ends that come meanwhile go together."""
+        while not self._closing:
+            await self._ended.wait()
+            self._ended.clear()
+            await self._try_settle()
+
+    async def _try_settle(self) -> None:
+        try:
+            await self._settle()
+            return
+        except Unavailable as error:
+            _logger.warning("ends of effects wait for the database: %s", error)
+        except Exception:
+            _logger.exception("a round of delivery failed; it is tried again")
+            await self._settle_singly()
+        if self._flights.ends() and not self._closing:
+            await asyncio.sleep(self._polling.first_seconds)
+            self._ended.set()
+
+    async def _settle(self) -> bool:
+        """Write all ends there are, in one transaction; answers whether there were any."""
+        async with self._settle_lock:
+            ends, moves = self._flights.ends(), self._flights.take_moves()
+            if not ends and not moves:
+                return False
+            try:
+                settled = await self._driver.write(settle(self._driver.dialect, ends, moves))
+            except BaseException:
+                self._flights.put_back(moves)
+                raise
+            self._flights.confirm(ends, settled)
+        # There is room again, and the next of an order key may go.
+        self.wake()
+        return True
+
     async def _ensure_watch(self) -> None:
         if self._watching:
             return
@@ -209,7 +285,10 @@ class Delivery:
         except Unavailable as error:
             _logger.warning("no notifications for now, polling alone: %s", error)
 
-    def _on_hint(self, _payload: str) -> None:
+    def _on_hint(self, payload: str) -> None:
+        self._heard_at = self._clock.monotonic_seconds()
+        if payload == PROBE:
+            return
         # Spaced, because on a busy database every commit of every process is a hint.
         if self._hint_timer is None and not self._closing:
             age = self._clock.monotonic_seconds() - self._looked_at
@@ -232,7 +311,24 @@ class Delivery:
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._signal.wait()
-        self._pause = min(self._pause * 2, self._polling.last_seconds)
+        self._pause = min(self._pause * 2, self._longest)
+
+    @property
+    def _longest(self) -> float:
+        """The longest pause: short while notifications don't come through, as in front of some poolers they never do."""
+        now = self._clock.monotonic_seconds()
+        unheard = self._heard_at < self._probed_at and now - self._probed_at > PROBE_WAIT_SECONDS
+        if self._driver.dialect != "sqlite" and (unheard or not self._watching):
+            return min(self._polling.blind_seconds, self._polling.last_seconds)
+        return self._polling.last_seconds
+
+    async def _probe(self) -> None:
+        """Tell ourselves something, to see whether we hear it."""
+        now = self._clock.monotonic_seconds()
+        statement = notify_statement(self._driver.dialect)
+        if statement is not None and now - self._probed_at > PROBE_SECONDS:
+            self._probed_at = now
+            await self._driver.read(_one(Run(statement, (PROBE,))))
 
     async def _try_round(self) -> bool:
         """A round whose failure is logged: the loop must outlive every outage of the database."""
@@ -244,8 +340,6 @@ class Delivery:
             _logger.warning("delivery waits for the database: %s", error)
         except Exception:
             _logger.exception("a round of delivery failed; it is tried again")
-            await self._settle_singly()
-        # Ends that could not be written keep the signal set; without a pause the loop would spin.
         await asyncio.sleep(self._pause)
         self._pause = min(self._pause * 2, self._polling.last_seconds)
         return False
@@ -253,58 +347,77 @@ class Delivery:
     # --- One round ----------------------------------------------------------------------------------------------------
 
     async def _round(self) -> bool:
-        """Settle, rescue and claim in one transaction what there is of each; answers whether there was anything."""
+        """Claim and rescue what there is; answers whether there was anything."""
         async with self._round_lock:
-            ends = self._flights.ends()
-            wants = [] if self._stopping else self._flights.wants()
-            claim, rescue = await self._worth(wants, bool(ends))
-            if not (ends or claim or rescue or self._doubtful_tokens):
+            if self._doubtful_tokens:
+                await self._driver.write(release(self._driver.dialect, self._doubtful_tokens))
+                self._doubtful_tokens = ()
+            if self._stopping:
                 return False
-            result = await self._turn(ends, wants if claim else (), rescue)
-            return bool(ends or result.claims or result.rescued)
+            await self._ensure_targets()
+            wants = self._offers.wants(self._flights.wants())
+            worth, late = await self._worth(wants)
+            if late:
+                await self._rescue()
+            if not worth or not wants:
+                return late
+            return bool(await self._claim(wants)) or late
 
-    async def _worth(self, wants: Sequence[Want], ends: bool) -> tuple[bool, bool]:
-        """Whether a claim may find something, and whether a rescue may. Costs a read unless that is known already."""
+    async def _ensure_targets(self) -> None:
+        if not self._ensured and self._offers.limited:
+            await self._driver.write(ensure_targets(self._driver.dialect, self._offers.limited))
+        self._ensured = True
+
+    async def _worth(self, wants: Sequence[Want]) -> tuple[bool, bool]:
+        """Whether a claim may find something, and whether a rescue will. Costs a read unless that is known already."""
         woken, self._woken = self._woken, False
         now = self._clock.monotonic_seconds()
-        known = woken or ends
-        if not wants or (known and now - self._looked_at < self._polling.last_seconds):
-            return bool(wants) and known, False
+        if woken and now - self._looked_at < self._polling.last_seconds:
+            return True, False
         self._looked_at = now
-        seen = await self._driver.read(due(self._driver.dialect, [want.name for want in wants]))
+        # Everything, not only what there is room for: leases of others run out all the same.
+        seen = await self._driver.read(due(self._driver.dialect, self._offers.all()))
+        if self._tasks:
+            await self._probe()
         self._due_in_seconds = _next_instant(seen)
-        claim = known or any(one.claimable_in is not None and one.claimable_in <= 0 for one in seen)
-        return claim, any(one.lease_ends_in is not None and one.lease_ends_in <= 0 for one in seen)
+        self._offers.learn(seen)
+        wanted = {want.name for want in wants}
+        ready = any(one.claimable_in is not None and one.claimable_in <= 0 and one.name in wanted for one in seen)
+        return woken or ready, any(one.lease_ends_in is not None and one.lease_ends_in <= 0 for one in seen)
 
-    async def _turn(self, ends: Sequence[Outcome], wants: Sequence[Want], rescue: bool) -> TurnResult:
+    async def _rescue(self) -> None:
+        work = rescue(self._driver.dialect, self._offers.served, self._flights.tokens())
+        for lost in await self._driver.write(work):
+            log_effect(logging.WARNING, f"was left by worker {lost.worker}; now {lost.state}", lost)
+
+    async def _claim(self, wants: Sequence[Want]) -> tuple[Claim, ...]:
         token = uuid4().hex
         since = self._clock.monotonic_seconds()
-        round_ = Turn(
-            outcomes=ends,
-            doubtful_tokens=self._doubtful_tokens,
-            rescue=self._served if rescue else (),
-            live_tokens=self._flights.tokens(),
+        turn = Turn(
             wants=wants,
+            gates=self._offers.gates_of(wants),
             token=token,
             worker=self.worker,
             lease_micros=micros(self._rhythm.lease_seconds),
+            relaxed=not any(self._targets[want.name].guarded for want in wants),
         )
+        work = claim(self._driver.dialect, turn)
+        # On PostgreSQL it is one statement, which needs no BEGIN and COMMIT around it.
+        run = self._driver.read if self._driver.dialect == "postgresql" else self._driver.write
         try:
-            result = await self._driver.write(turn(self._driver.dialect, round_))
+            claims = await run(work)
         except BaseException:
             # It may have been committed all the same; then these claims are ours and nobody runs them.
             self._doubtful_tokens = (*self._doubtful_tokens[-99:], token)
             raise
-        self._doubtful_tokens = ()
-        self._flights.confirm(ends, result.settled)
-        for lost in result.rescued:
-            log_effect(logging.WARNING, f"was left by worker {lost.worker}; now {lost.state}", lost)
-        self._flights.launch(result.claims, since=since, context=self._context)
-        return result
+        self._flights.launch(claims, since=since, context=self._context)
+        for name, after in self._offers.missed(wants, claims):
+            self._offers.go_on(name, await self._driver.read(walk_end(self._driver.dialect, name, after)))
+        return claims
 
     async def _settle_singly(self) -> None:
         """One end that the database refuses must not hold up the others."""
-        async with self._round_lock:
+        async with self._settle_lock:
             for end in self._flights.ends():
                 try:
                     settled = await self._driver.write(settle(self._driver.dialect, [end]))
@@ -312,11 +425,12 @@ class Delivery:
                     return
                 except Exception:
                     _logger.exception("the end of effect %d can't be written; its lease is left to run out", end.id)
-                    settled = frozenset[int]()
+                    settled = dict[int, str]()
                 self._flights.confirm([end], settled)
 
 
-_MICROSECOND: Final = timedelta(microseconds=1)
+def _one(run: Run) -> Work[None]:
+    yield run
 
 
 def _next_instant(seen: Sequence[Due]) -> float | None:

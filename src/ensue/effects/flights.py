@@ -1,8 +1,8 @@
-"""The effects that this process is delivering right now: their handlers, how each ended, and the room that is left.
+"""The effects that this process is delivering right now: their calls, how each ended, and the room that is left.
 
-Decides how an attempt ended and what its effect becomes. Leaves claiming and writing to `deliver`. Invariant: a
-claimed effect is here from its claim until the database has confirmed (or refused) its end, and takes up one place of
-its target all that time.
+Decides how an attempt ended, what its effect becomes, and what that says about its target. Leaves claiming and writing to
+`deliver`. Invariant: a claimed effect is here from its claim until the database has confirmed (or refused) its end, and
+takes up its place all that time.
 """
 
 import asyncio
@@ -13,65 +13,98 @@ from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
-from typing import Literal
+from typing import Any, Literal, cast
 
 from ensue.clock import Clock
+from ensue.effects.breaker import CallWindow
 from ensue.effects.heartbeat import Heartbeat
-from ensue.effects.outbox import Claim, Lease, Outcome, Rescued, Want, outcome
-from ensue.effects.retry import Failure, decide, judge
-from ensue.effects.target import EffectRow, Target
+from ensue.effects.observe import DeliveryEvent, Observer, tell
+from ensue.effects.outbox import Claim, Lease, Move, Outcome, Rescued, micros, outcome
+from ensue.effects.retry import Circumstances, Failure, decide, judge, pause_after
+from ensue.effects.target import EffectRow, Handling
+from ensue.schema.delivery import Receipt
 
 _logger = logging.getLogger("ensue.effects")
 
 
 @dataclass(slots=True, eq=False)
-class _Flight:
+class _Part:
+    """One effect of a call."""
+
     claim: Claim
-    target: Target
-    started_at: float
-    task: asyncio.Task[None] | None = None
-    interrupted: Literal["", "lost", "stopped"] = ""
+    started: bool = False
     end: Outcome | None = None
 
 
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One call: an effect, or several of a batch."""
+
+    name: str
+    handling: Handling
+    parts: list[_Part]
+    started_at: float
+    task: asyncio.Task[None] | None = None
+    interrupted: Literal["", "lost", "stopped"] = ""
+
+
 class Flights:
-    """Runs handlers under their leases. `on_end` is called whenever one has ended."""
+    """Makes calls under their leases. `on_end` is called whenever one has ended."""
 
     def __init__(
         self,
-        targets: Mapping[str, Target],
+        handlings: Mapping[str, Handling],
         heartbeat: Heartbeat,
         *,
         clock: Clock,
         rng: Random,
         on_end: Callable[[], None],
     ) -> None:
-        self._targets = targets
+        self._handlings = handlings
         self._heartbeat = heartbeat
         self._clock = clock
         self._rng = rng
         self._on_end = on_end
-        self._flights: dict[Lease, _Flight] = {}
+        self._flights: dict[Lease, tuple[_Flight, _Part]] = {}
+        self._moves: list[Move] = []
+        self._windows: dict[str, CallWindow] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
+        for name, handling in handlings.items():
+            target = handling.target_name(name)
+            self._names[target] = (*self._names.get(target, ()), name)
+            if handling.breaker is not None:
+                self._windows.setdefault(target, CallWindow(handling.breaker))
+        self.observers: list[Observer] = []
 
     # --- What is there ------------------------------------------------------------------------------------------------
 
     def ends(self) -> list[Outcome]:
         """Ends that the database has not confirmed yet, oldest claim first."""
-        return [flight.end for flight in self._flights.values() if flight.end is not None]
+        return [part.end for _, part in self._flights.values() if part.end is not None]
+
+    def take_moves(self) -> list[Move]:
+        """What was learnt about targets and not written yet."""
+        moves, self._moves = self._moves, []
+        return moves
+
+    def put_back(self, moves: Sequence[Move]) -> None:
+        """These could not be written."""
+        self._moves[:0] = moves
 
     def running(self) -> list[asyncio.Task[None]]:
-        """Handlers that have not returned."""
-        return [flight.task for flight in self._flights.values() if flight.task is not None and not flight.task.done()]
+        """Calls that have not returned."""
+        tasks = {flight.task for flight, _ in self._flights.values() if flight.task is not None}
+        return [task for task in tasks if not task.done()]
 
     def tokens(self) -> list[str]:
         """The tokens of all leases that are in use here."""
         return list({lease.token for lease in self._flights})
 
-    def wants(self) -> list[Want]:
-        """The room per target once the present ends are written; names without room are left out."""
-        taken = Counter(flight.claim.row.name for flight in self._flights.values() if flight.end is None)
-        free = ((name, target.concurrency - taken[name]) for name, target in self._targets.items())
-        return [Want(name, room) for name, room in free if room > 0]
+    def wants(self) -> list[tuple[str, int]]:
+        """The room per name; names without room are left out. What has ended keeps its place until that is written."""
+        calls = Counter(flight.name for flight in {id(f): f for f, _ in self._flights.values()}.values())
+        free = ((name, item, item.concurrency - calls[name]) for name, item in self._handlings.items())
+        return [(name, room * (item.batch or 1)) for name, item, room in free if room > 0]
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -79,91 +112,251 @@ class Flights:
     # --- What happens -------------------------------------------------------------------------------------------------
 
     def launch(self, claims: Iterable[Claim], *, since: float, context: Context) -> None:
-        """Start the handlers of `claims`, made after the monotonic instant `since`, each in a copy of `context`."""
+        """Make the calls of `claims`, made after the monotonic instant `since`, each in a copy of `context`."""
         claims = tuple(claims)
         self._heartbeat.hold((claim.lease for claim in claims), since=since)
-        for claim in claims:
-            flight = _Flight(claim, self._targets[claim.row.name], since)
-            self._flights[claim.lease] = flight
-            flight.task = asyncio.create_task(
-                self._fly(flight), name=f"ensue.effects.{claim.row.name}", context=context.copy()
-            )
+        for group in self._grouped(claims):
+            name = group[0].row.name
+            flight = _Flight(name, self._handlings[name], [_Part(claim) for claim in group], since)
+            for part in flight.parts:
+                self._flights[part.claim.lease] = (flight, part)
+                if self.observers:
+                    waited = part.claim.age_micros / 1_000_000
+                    tell(self.observers, DeliveryEvent("claimed", part.claim.row, part.claim.target, seconds=waited))
+            flight.task = asyncio.create_task(self._fly(flight), name=f"ensue.effects.{name}", context=context.copy())
 
-    def confirm(self, outcomes: Sequence[Outcome], settled: frozenset[int]) -> None:
+    def _grouped(self, claims: Sequence[Claim]) -> Iterable[list[Claim]]:
+        """Batches of one name. What failed or lost its worker before goes alone: it may be what others fail with."""
+        batches: dict[str, list[Claim]] = {}
+        for claim in claims:
+            row, size = claim.row, self._handlings[claim.row.name].batch
+            if size is None or row.attempt > 1 or row.doubt or row.error_class == "lost":
+                yield [claim]
+                continue
+            batch = batches.setdefault(row.name, [])
+            batch.append(claim)
+            if len(batch) == size:
+                yield batches.pop(row.name)
+        yield from batches.values()
+
+    def confirm(self, outcomes: Sequence[Outcome], settled: Mapping[int, str]) -> None:
         """The database has answered for `outcomes`: it took those in `settled` and refused the others."""
         for end in outcomes:
-            flight = self._flights.pop(Lease(end.id, end.token))
-            self._heartbeat.drop(flight.claim.lease)
-            if end.id not in settled:
-                row, what = flight.claim.row, "ended without its lease, so that its result was refused"
-                log_effect(logging.WARNING, what, row, detail=end.state)
+            flight, part = self._flights.pop(Lease(end.id, end.token))
+            self._heartbeat.drop(part.claim.lease)
+            refused = end.id not in settled
+            if refused:
+                what = "ended without its lease, so that its result was refused"
+                log_effect(logging.WARNING, what, part.claim.row, detail=end.state)
+            if self.observers:
+                seconds = self._clock.monotonic_seconds() - flight.started_at
+                event = DeliveryEvent(
+                    "refused" if refused else "ended",
+                    part.claim.row,
+                    part.claim.target,
+                    state=settled.get(end.id, end.state),
+                    seconds=seconds,
+                    error_class=end.error_class,
+                    provider_id=end.provider_id,
+                )
+                tell(self.observers, event)
 
     def lose(self, lease: Lease) -> None:
-        """Someone else may own the effect of `lease` by now: end its handler, report nothing."""
-        flight = self._flights.get(lease)
+        """Someone else may own the effect of `lease` by now: end its call, report nothing."""
+        flight, _ = self._flights.get(lease, (None, None))
         if flight is not None and flight.task is not None and not flight.task.done():
             flight.interrupted = "lost"
             flight.task.cancel()
 
     def cancel(self) -> None:
-        """End all handlers; their effects go back as they were."""
-        for flight in self._flights.values():
+        """End all calls; their effects go back as they were."""
+        for flight, _ in self._flights.values():
             if flight.task is not None and not flight.task.done():
                 flight.interrupted = flight.interrupted or "stopped"
                 flight.task.cancel()
 
     def give_back(self) -> None:
-        """Give up on handlers that ignored their cancellation: their effects go to others, as after a crash."""
-        for flight in self._flights.values():
-            if flight.end is None:
+        """Give up on calls that ignored their cancellation: their effects go to others, as after a crash."""
+        for flight, part in self._flights.values():
+            if part.end is None:
                 what = "did not end when it was cancelled; it is given to others"
-                log_effect(logging.WARNING, what, flight.claim.row)
-                flight.end = outcome(flight.claim, "release")
+                log_effect(logging.WARNING, what, part.claim.row)
+                part.end = self._released(flight, part)
 
     # --- One attempt --------------------------------------------------------------------------------------------------
 
     async def _fly(self, flight: _Flight) -> None:
-        row = flight.claim.row
         try:
-            async with asyncio.timeout(flight.target.timeout_seconds):
-                await flight.target.handler(row)
+            first = flight.parts[0]
+            if first.claim.row.doubt and not flight.handling.resend_is_safe(self._since_sent(first)):
+                await self._ask(flight, first)
+            else:
+                await self._send(flight, flight.parts)
         except asyncio.CancelledError as error:
             self._interrupted(flight, error)
-        except Exception as error:  # noqa: BLE001 - judged, logged and written to the table
-            self._failed(flight, self._judged(error, flight))
-        else:
-            flight.end = flight.end or outcome(flight.claim, "succeed")
-            log_effect(logging.DEBUG, "delivered", row)
         self._on_end()
 
-    def _interrupted(self, flight: _Flight, error: asyncio.CancelledError) -> None:
-        if flight.interrupted == "lost":
-            log_effect(logging.WARNING, "lost its lease and was ended", flight.claim.row)
-            self._flights.pop(flight.claim.lease, None)
-        elif flight.interrupted == "stopped":
-            flight.end = flight.end or outcome(flight.claim, "release")
+    async def _send(self, flight: _Flight, parts: list[_Part]) -> None:
+        handling = flight.handling
+        rows = [part.claim.row for part in parts]
+        for part in parts:
+            part.started = True
+        try:
+            async with asyncio.timeout(handling.timeout_seconds):
+                answer = await handling.handler(rows if handling.batch is not None else rows[0])
+        except Exception as error:  # noqa: BLE001 - judged, logged and written to the table
+            failure = self._judged(error, handling)
+            if len(parts) > 1 and failure.kind not in ("unavailable", "throttled"):
+                _logger.warning("a batch of %d %s failed, one by one now: %s", len(parts), flight.name, failure.message)
+                for part in parts:
+                    await self._send(flight, [part])
+                return
+            for part in parts:
+                self._failed(flight, part, failure)
+            self._learn(flight, parts, failure)
         else:
-            # The handler cancelled itself, through a scope of its own that leaked.
-            self._failed(flight, judge(error))
+            for part, receipt in zip(parts, _receipts(answer, len(parts)), strict=True):
+                part.end = part.end or _arrived(part.claim, "succeed", receipt)
+                log_effect(logging.DEBUG, "delivered", part.claim.row)
+            self._learn(flight, parts, None)
 
-    def _judged(self, error: Exception, flight: _Flight) -> Failure:
-        if isinstance(error, TimeoutError) and not str(error):
-            return Failure("transient", f"TimeoutError: no end within {flight.target.timeout_seconds:g} s")
-        return judge(error)
+    async def _ask(self, flight: _Flight, part: _Part) -> None:
+        """An earlier call may have arrived: find out before another one."""
+        handling, claim = flight.handling, part.claim
+        if handling.verify is None:
+            log_effect(logging.ERROR, "may have arrived, and can't be asked about; `ensue effects resolve`", claim.row)
+            part.end = outcome(claim, "suspect", delay_seconds=None)
+            return
+        answer: object = None
+        failure: Failure | None = None
+        try:
+            async with asyncio.timeout(handling.timeout_seconds):
+                answer = await handling.verify(claim.row)
+        except Exception as error:  # noqa: BLE001 - no answer, asked again later
+            failure = self._judged(error, handling)
+        self._learn(flight, [part], failure)
+        if answer is True or isinstance(answer, Receipt):
+            receipt = answer if isinstance(answer, Receipt) else None
+            part.end = part.end or _arrived(claim, "confirm", receipt)
+        elif answer is False:
+            gone = claim.row.attempt > handling.retry.max_attempts and handling.poison == "skip"
+            part.end = part.end or outcome(claim, "give_up" if gone else "deny", doubt=0)
+        else:
+            pause = pause_after(claim.row.doubt, self._rng)
+            told = ("unknown", failure.message if failure is not None else "it can't be said yet whether it arrived")
+            part.end = part.end or outcome(claim, "suspect", delay_seconds=pause, error=told, doubt=claim.row.doubt + 1)
+            log_effect(logging.WARNING, f"may have arrived; asked again in {pause:.1f} s", claim.row, detail=told[1])
 
-    def _failed(self, flight: _Flight, failure: Failure) -> None:
-        row = flight.claim.row
+    def _interrupted(self, flight: _Flight, error: asyncio.CancelledError) -> None:
+        for part in flight.parts:
+            if part.end is not None:
+                continue
+            if flight.interrupted == "lost":
+                log_effect(logging.WARNING, "lost its lease and was ended", part.claim.row)
+                self._flights.pop(part.claim.lease, None)
+                self._heartbeat.drop(part.claim.lease)
+            elif flight.interrupted == "stopped":
+                part.end = self._released(flight, part)
+            else:
+                # The function cancelled itself, through a scope of its own that leaked.
+                self._failed(flight, part, judge(error))
+
+    def _released(self, flight: _Flight, part: _Part) -> Outcome:
+        """What was called may have arrived, and is treated so if it must not simply be repeated."""
+        if part.claim.probe:
+            self._move("unprobe", part.claim)
+        doubtful = part.started and flight.handling.guarded
+        return outcome(part.claim, "release", doubt=max(part.claim.row.doubt, 1) if doubtful else None)
+
+    def _judged(self, error: Exception, handling: Handling) -> Failure:
+        if isinstance(error, TimeoutError) and not str(error) and error.__cause__ is not None:
+            message = f"TimeoutError: no end within {handling.timeout_seconds:g} s"
+            return Failure("transient", message, unanswered=True)
+        return judge(error, handling.classify)
+
+    def _since_sent(self, part: _Part) -> timedelta:
+        return timedelta(microseconds=part.claim.sent_micros)
+
+    def _failed(self, flight: _Flight, part: _Part, failure: Failure) -> None:
+        claim, handling = part.claim, flight.handling
+        row = claim.row
         elapsed = timedelta(seconds=self._clock.monotonic_seconds() - flight.started_at)
-        age = timedelta(microseconds=flight.claim.age_micros) + elapsed
-        verdict = decide(failure, flight.target.retry, attempts=row.attempt, age=age, rng=self._rng)
-        flight.end = flight.end or outcome(
-            flight.claim, verdict.transition, delay_seconds=verdict.delay_seconds, error=(failure.kind, failure.message)
+        now = Circumstances(
+            attempts=row.attempt,
+            age=timedelta(microseconds=claim.age_micros) + elapsed,
+            failures=row.failures,
+            doubtful=row.doubt > 0,
+            since_first_send=self._since_sent(part) + elapsed,
+        )
+        verdict = decide(failure, handling, now, self._rng)
+        part.end = part.end or outcome(
+            claim,
+            verdict.transition,
+            delay_seconds=verdict.delay_seconds,
+            error=(failure.kind, failure.message),
+            doubt=max(row.doubt, 1) if verdict.doubtful else row.doubt,
+            parks=verdict.transition in ("retry", "outage"),
+            yields=handling.coalesce,
         )
         if verdict.transition == "bury":
             log_effect(logging.ERROR, "is dead; `ensue effects retry` starts it anew", row, detail=failure.message)
+        elif verdict.delay_seconds is None:
+            what = "waits for an operator; see `ensue effects show`"
+            log_effect(logging.ERROR, f"{what} ({part.end.state})", row, detail=failure.message)
         else:
             then = f"{failure.kind}, next attempt in {verdict.delay_seconds:.1f} s"
             log_effect(logging.WARNING, f"failed ({then})", row, detail=failure.message)
+
+    # --- Targets ------------------------------------------------------------------------------------------------------
+
+    def _learn(self, flight: _Flight, parts: Sequence[_Part], failure: Failure | None) -> None:
+        """What a call says about its target; a defect of the function says nothing."""
+        claim = parts[0].claim
+        if failure is not None and failure.kind == "throttled":
+            pause = failure.retry_after_seconds
+            self._move("hold", claim, pause=micros(pause if pause is not None else 1.0))
+        said_nothing = failure is not None and failure.kind == "bug"
+        answered = failure is None or not failure.unanswered
+        breaker, window = flight.handling.breaker, self._windows.get(claim.target)
+        if claim.probe:
+            if said_nothing:
+                self._move("unprobe", claim)
+            elif answered:
+                self._move("close", claim)
+            else:
+                self._move("reopen", claim, most=micros(breaker.open_seconds_max if breaker else 300.0))
+        elif breaker is None or window is None or said_nothing:
+            return
+        elif window.count(answered=answered, now=self._clock.monotonic_seconds()):
+            _logger.warning("calls to %s are stopped: it does not answer", claim.target)
+            self._move("trip", claim, pause=micros(breaker.open_seconds))
+
+    def _move(
+        self,
+        kind: Literal["hold", "trip", "close", "reopen", "unprobe"],
+        claim: Claim,
+        *,
+        pause: int = 0,
+        most: int = 0,
+    ) -> None:
+        names = self._names.get(claim.target, ())
+        self._moves.append(Move(kind, claim.target, pause, most, token=claim.token, names=names))
+        if kind == "close" and claim.target in self._windows:
+            self._windows[claim.target].reset()
+
+
+def _arrived(claim: Claim, transition: str, receipt: Receipt | None) -> Outcome:
+    given = receipt or Receipt()
+    return outcome(claim, transition, doubt=0, provider_id=given.provider_id, note=given.note)
+
+
+def _receipts(answer: object, count: int) -> list[Receipt | None]:
+    """One for each effect of a call: the function gave one for all, or a list of them, or nothing."""
+    if isinstance(answer, list | tuple):
+        items = cast("Sequence[Any]", answer)
+        if len(items) == count:
+            return [item if isinstance(item, Receipt) else None for item in items]
+    return [answer if isinstance(answer, Receipt) else None] * count
 
 
 def log_effect(level: int, what: str, row: EffectRow | Rescued, *, detail: str = "") -> None:

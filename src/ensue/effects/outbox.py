@@ -1,9 +1,9 @@
 """Delivery's work on the table: what is due, claim, settle, beat, rescue, give back.
 
-Decides which statements make one transaction. Leaves the SQL to `outbox_sql`, the choice of transitions to `retry`,
-and the loop to `deliver`. Invariants: instants are compared by the database with its own clock; whoever settles or
-renews a claimed row proves it with the lease token; of an order key only the lowest unsettled position is ever
-claimed.
+Decides which statements make one transaction. Leaves the SQL to `sql`, the choice of transitions to `retry`, and the loops
+to `deliver`. Invariants: instants are compared by the database with its own clock; whoever settles or renews a claimed row
+proves it with the lease token; targets are moved before effects are settled, so that a failure meets the breaker that it
+opened.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 
 from ensue.clock import from_micros
-from ensue.effects.outbox_sql import STATEMENTS
+from ensue.effects.sql.claim import CLAIM
+from ensue.effects.sql.settle import SETTLE
+from ensue.effects.sql.targets import TARGETS, MoveKind
 from ensue.effects.states import attempts_after, target_of
 from ensue.effects.target import EffectRow
 from ensue.store.driver import Dialect
@@ -21,17 +23,39 @@ from ensue.store.statement import Run, Work
 
 
 class Want(msgspec.Struct, frozen=True):
-    """How many effects of one name a worker has room for."""
+    """How many effects of one name a worker has room for. `keyed`: ordered ones may wait, to be looked for after `after`."""
 
     name: str
     free: int
+    target: str = ""
+    priority: int = 0
+    keyed: bool = True
+    after: str = ""
+    rate: float | None = None
+    burst: float | None = None
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """A target as one worker knows it: its limits (`rate` in calls per µs), the names that go there, and a probe's time."""
+
+    target: str
+    names: tuple[str, ...]
+    rate: float | None = None
+    burst: float | None = None
+    concurrency: int | None = None
+    probe: int = 60_000_000
 
 
 class Served(msgspec.Struct, frozen=True):
-    """A name that a worker serves, and the age in µs from which an effect that lost its worker is not tried again."""
+    """A name that a worker serves, and what becomes of one that lost its worker: from age `max_age` in µs on not tried again.
+
+    `guard` is `ask` or `doubt` if its call may not simply be repeated.
+    """
 
     name: str
     max_age: int
+    guard: str = ""
+    poison: str = "skip"
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -42,24 +66,53 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of an attempt, as a row of the settling statement; made by `outcome`. `delay` is in µs."""
+    """The end of an attempt, as a row of the settling statement; made by `outcome`. `delay` is in µs, None for ever."""
 
     id: int
     token: str
     state: str
     attempt: int
-    delay: int = 0
+    kept: int
+    delay: int | None = 0
     error_class: str | None = None
     error: str | None = None
+    failures: int = 0
+    doubt: int = 0
+    parks: bool = False
+    yields: bool = False
+    provider_id: str | None = None
+    note: str | None = None
+    tried: int = 1
+    noted: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a worker learnt about a target: told to wait, unavailable, back again."""
+
+    kind: MoveKind
+    target: str
+    pause: int = 0
+    most: int = 0
+    token: str = ""
+    reason: str | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An effect that is ours until the lease ends. `age_micros` is its age at the claim, by the database's clock."""
+    """An effect that is ours until the lease ends.
+
+    `age_micros` is its age at the claim, by the database's clock, since it was first due; `sent_micros` since the first
+    call. `probe`: it is the one call that a target with an open breaker is let.
+    """
 
     row: EffectRow
     token: str
     age_micros: int
+    sent_micros: int = 0
+    target: str = ""
+    probe: bool = False
 
     @property
     def lease(self) -> Lease:
@@ -68,13 +121,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Of one name: µs until something can be claimed and until a lease runs out.
+    """Of one name: µs until something can be claimed and until a lease runs out, and whether ordered effects wait.
 
     Not positive when overdue, None when never.
     """
 
     name: str
     claimable_in: int | None
+    keyed: bool
     lease_ends_in: int | None
 
 
@@ -91,25 +145,14 @@ class Rescued:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One round of a worker, in one transaction: what it settles, gives back, rescues and claims, in this order."""
+    """What a worker looks for: `relaxed` if a claim may be lost with the server, and made again."""
 
-    outcomes: Sequence[Outcome] = ()
-    doubtful_tokens: Sequence[str] = ()
-    rescue: Sequence[Served] = ()
-    live_tokens: Sequence[str] = ()
     wants: Sequence[Want] = ()
+    gates: Sequence[Gate] = ()
     token: str = ""
     worker: str = ""
     lease_micros: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TurnResult:
-    """What the round did: ids that were settled, effects that were rescued, claims that are now ours."""
-
-    settled: frozenset[int]
-    rescued: tuple[Rescued, ...]
-    claims: tuple[Claim, ...]
+    relaxed: bool = False
 
 
 def micros(seconds: float) -> int:
@@ -118,74 +161,158 @@ def micros(seconds: float) -> int:
 
 
 def outcome(
-    claim: Claim, transition: str, *, delay_seconds: float = 0.0, error: tuple[str, str] | None = None
+    claim: Claim,
+    transition: str,
+    *,
+    delay_seconds: float | None = 0.0,
+    error: tuple[str, str] | None = None,
+    doubt: int | None = None,
+    **more: Any,
 ) -> Outcome:
     """How `claim` ended: `transition` is a fenced one of `states.TRANSITIONS`, `error` its class and text."""
     error_class, message = error if error is not None else (None, None)
+    row = claim.row
+    retried = row.failures > 0 or row.doubt > 0 or error is not None
     return Outcome(
-        id=claim.row.id,
+        id=row.id,
         token=claim.token,
         state=target_of(transition),
-        attempt=attempts_after(transition, claim.row.attempt - 1),
-        delay=micros(delay_seconds),
+        attempt=attempts_after(transition, row.attempt - 1),
+        kept=row.attempt - 1,
+        delay=None if delay_seconds is None else micros(delay_seconds),
         error_class=error_class,
         error=message,
+        failures=row.failures + (error is not None),
+        doubt=row.doubt if doubt is None else doubt,
+        tried=row.attempt,
+        # What went well at once needs no entry: its row says all of it.
+        noted=transition if retried and transition != "release" else None,
+        **more,
     )
 
 
-def due(dialect: Dialect, names: Sequence[str]) -> Work[list[Due]]:
-    """When each of `names` has something to do. Reads only, one index entry per name and question."""
-    rows = yield Run(STATEMENTS[dialect].due, (_json(names),))
-    return [Due(*row) for row in rows]
+def due(dialect: Dialect, wants: Sequence[Want]) -> Work[list[Due]]:
+    """When each of the names has something to do. Reads only, one index entry per name and question."""
+    rows = yield Run(CLAIM[dialect].due, (_json(wants),))
+    return [Due(name, ahead, bool(keyed), lease) for name, ahead, keyed, lease in rows]
 
 
-def turn(dialect: Dialect, round_: Turn) -> Work[TurnResult]:
-    """Settle first, so that what waited for it, the next of its order key, can be claimed in the same transaction."""
-    settled = yield from settle(dialect, round_.outcomes)
-    if round_.doubtful_tokens:
-        yield Run(STATEMENTS[dialect].release, (_json(round_.doubtful_tokens),))
-    rescued: tuple[Rescued, ...] = ()
-    if round_.rescue:
-        rows = yield Run(STATEMENTS[dialect].rescue, (_json(round_.rescue), _json(round_.live_tokens)))
-        rescued = tuple(Rescued(*row) for row in rows)
-    claims = yield from claim(dialect, round_)
-    return TurnResult(settled, rescued, claims)
+def walk_end(dialect: Dialect, name: str, after: str) -> Work[str | None]:
+    """The order key at which one look at the keys of `name` ends; None if it comes to the last of them."""
+    rows = yield Run(CLAIM[dialect].walk_end, (name, after))
+    return rows[0][0] if rows else None
 
 
-def settle(dialect: Dialect, outcomes: Sequence[Outcome]) -> Work[frozenset[int]]:
-    """Write the ends of attempts; answers the ids that were still ours.
+def first_after(name: str) -> str:
+    """What lies before all order keys of `name`."""
+    return f"{name}|"
+
+
+def settle(dialect: Dialect, outcomes: Sequence[Outcome], moves: Sequence[Move] = ()) -> Work[dict[int, str]]:
+    """Move targets and write the ends of attempts; answers the ids that were still ours, and the state they came to.
 
     For the others the lease was lost: nothing happened.
     """
+    yield from move(dialect, moves)
     if not outcomes:
-        return frozenset()
-    rows = yield Run(STATEMENTS[dialect].settle, (_json(outcomes),))
-    return frozenset(row[0] for row in rows)
+        return {}
+    if any(end.noted is not None for end in outcomes):
+        yield Run(SETTLE[dialect].note, (_json(outcomes),))
+    rows = yield Run(SETTLE[dialect].settle, (_json(outcomes),))
+    return dict(rows)
 
 
-def claim(dialect: Dialect, round_: Turn) -> Work[tuple[Claim, ...]]:
-    """Lease what is due, oldest first, at most `free` of each name."""
-    if not round_.wants:
+def move(dialect: Dialect, moves: Iterable[Move]) -> Work[list[str]]:
+    """Change rows of targets, in the order of their names; answers those that were changed."""
+    changed: list[str] = []
+    statements = TARGETS[dialect]
+    for one in sorted(moves, key=lambda item: item.target):
+        params = (one.target, one.pause, one.most, one.token, one.reason)
+        rows = yield Run(statements.moves[one.kind], params)
+        changed += [row[0] for row in rows]
+        if rows and one.names and one.kind in ("close", "resume"):
+            yield Run(statements.unpark, (_json(one.names),))
+    return changed
+
+
+def ensure_targets(dialect: Dialect, names: Sequence[str]) -> Work[None]:
+    """Rows for targets with limits, which claims count in."""
+    yield Run(TARGETS[dialect].ensure, (_json(names),))
+
+
+def rescue(dialect: Dialect, served: Sequence[Served], live_tokens: Sequence[str]) -> Work[tuple[Rescued, ...]]:
+    """Take back what workers left whose leases ran out, and enter it into the ledger."""
+    rows = yield Run(SETTLE[dialect].rescue, (_json(served), _json(live_tokens)))
+    if rows:
+        names = ("id", "name", "key", "state", "worker", "attempt", "claimed_at", "error")
+        yield Run(SETTLE[dialect].note_lost, (_json([dict(zip(names, row, strict=True)) for row in rows]),))
+    return tuple(Rescued(*row[:5]) for row in rows)
+
+
+def release(dialect: Dialect, tokens: Sequence[str]) -> Work[None]:
+    """Give back what was claimed under `tokens`, if it was: nobody runs it."""
+    yield Run(SETTLE[dialect].release, (_json(tokens),))
+
+
+def claim(dialect: Dialect, turn: Turn) -> Work[tuple[Claim, ...]]:
+    """Lease what is due: of each name at most `free`, of each target what it allows."""
+    if not turn.wants:
         return ()
-    statement = STATEMENTS[dialect].claim
-    rows: list[Any] = []
     if dialect == "postgresql":
-        rows = yield Run(statement, (_json(round_.wants), round_.token, round_.lease_micros, round_.worker))
-    else:
-        # A limit can't differ by row on SQLite, and a statement costs microseconds there.
-        for want in round_.wants:
-            rows += yield Run(statement, (want.name, want.free, round_.token, round_.lease_micros, round_.worker))
-    return tuple(_claim_of(row, round_.token) for row in sorted(rows))
+        params = (_json(turn.wants), _json(turn.gates), turn.token, turn.lease_micros, turn.worker, turn.relaxed)
+        rows = yield Run(CLAIM[dialect].claim, params)
+        return tuple(_claim_of(row, turn.token) for row in sorted(rows))
+    return (yield from _claim_on_sqlite(turn))
+
+
+def _claim_on_sqlite(turn: Turn) -> Work[tuple[Claim, ...]]:
+    statements = CLAIM["sqlite"]
+    rooms: dict[str, tuple[bool, float | None, int | None]] = {}
+    gates = {gate.target: gate for gate in turn.gates}
+    for target, probing, tokens, room in (yield Run(statements.room, (_json(turn.gates),))):
+        limited = gates[target].rate is not None or gates[target].concurrency is not None
+        rooms[target] = (bool(probing), tokens if limited else None, room)
+    found: list[tuple[int, int, Want]] = []
+    for want in turn.wants:
+        if rooms[want.target][2] == 0:
+            continue
+        rows: list[Any] = yield Run(statements.plain, (want.name, want.free))
+        if want.keyed:
+            rows = rows + (yield Run(statements.keyed, (want.name, want.free, want.after)))
+        ranked = sorted((at - want.priority * 60_000_000, id_, want) for id_, at in rows)[: want.free]
+        found.extend(ranked)
+    picked: dict[str, list[int]] = {}
+    for _, id_, want in sorted(found, key=lambda item: item[:2]):
+        room = rooms[want.target][2]
+        if room is None or len(picked.get(want.target, ())) < room:
+            picked.setdefault(want.target, []).append(id_)
+    if not picked:
+        return ()
+    taken = [
+        {
+            "target": target,
+            "tokens": None if rooms[target][1] is None else (rooms[target][1] or 0) - len(ids),
+            "probe": gates[target].probe if rooms[target][0] else None,
+        }
+        for target, ids in picked.items()
+        if rooms[target][2] is not None
+    ]
+    if taken:
+        yield Run(statements.take_room, (_json(taken), turn.token))
+    chosen = [{"id": id_, "target": target} for target, ids in picked.items() for id_ in ids]
+    claimed = yield Run(statements.claim, (_json(chosen), turn.token, turn.lease_micros, turn.worker))
+    return tuple(_claim_of((*row, rooms[row[-1]][0]), turn.token) for row in sorted(claimed))
 
 
 def beat(dialect: Dialect, leases: Iterable[Lease], lease_micros: int) -> Work[frozenset[int]]:
     """Renew leases; answers the ids that were still ours."""
-    rows = yield Run(STATEMENTS[dialect].beat, (_json(list(leases)), lease_micros))
+    rows = yield Run(SETTLE[dialect].beat, (_json(list(leases)), lease_micros))
     return frozenset(row[0] for row in rows)
 
 
 def _claim_of(row: tuple[Any, ...], token: str) -> Claim:
-    id_, name, key, record, record_id, payload, attempts, order_key, position, trace, enqueued_at, now = row
+    id_, name, key, record, record_id, payload, attempts, order_key, position, trace, enqueued_at, *more = row
+    failures, doubt, error_class, cause, cause_id, due_at, first_sent_at, now, target, probing = more
     effect = EffectRow(
         id=id_,
         name=name,
@@ -198,8 +325,14 @@ def _claim_of(row: tuple[Any, ...], token: str) -> Claim:
         order_key=order_key,
         position=position,
         trace=trace,
+        failures=failures,
+        doubt=doubt,
+        error_class=error_class,
+        cause=cause,
+        cause_id=cause_id,
     )
-    return Claim(effect, token, max(0, now - enqueued_at))
+    sent = max(0, now - first_sent_at)
+    return Claim(effect, token, max(0, now - due_at), sent_micros=sent, target=target, probe=bool(probing))
 
 
 def _json(value: Any) -> str:

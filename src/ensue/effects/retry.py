@@ -1,59 +1,187 @@
 """What becomes of an effect whose attempt failed: pure, so that schedules are tested without waiting for them.
 
 Decides the class of an error, whether there is another attempt, and the pause before it. Leaves time and chance to
-its callers, who pass the instant and the generator. Invariants: throttling, shutdown and a lost lease never use up an
-attempt; an effect ends as dead at the first failure after either limit, attempts or age, is reached.
+its callers, who pass the instant and the generator. Invariants: throttling, an outage, shutdown and a lost lease never use
+up an attempt; a call that may have arrived is not repeated unless the other side surely recognises it.
 """
 
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from random import Random
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 
-from ensue.errors import Rejected, Unavailable
-from ensue.schema.effect import Retry
+from ensue.effects.target import Handling
+from ensue.errors import DeclarationError, NotFound, Rejected, Throttled, Unavailable, UnknownOutcome, UsageError
+from ensue.schema.delivery import ErrorClass, Retry
 
 FIRST_STEP_SECONDS: Final = 1.0
 STEP_SECONDS_MAX: Final = 600.0
+HOLD_SECONDS_MAX: Final = 24 * 3600.0
+"""The longest pause that the other side may ask for: what lies beyond is a mistake of its clock."""
 ERROR_CHARACTERS_MAX: Final = 2000
+BUG_ATTEMPTS: Final = 3
 
-ErrorClass = Literal["transient", "throttled", "rejected", "lost"]
-"""`lost` is given by the rescue of an expired lease; handlers bring about the other three."""
+_REFUSED: Final = frozenset({400, 405, 406, 410, 411, 412, 413, 414, 415, 416, 417, 421, 422, 426, 428, 431, 451})
+_BUGS: Final = (
+    TypeError,
+    AttributeError,
+    NameError,
+    LookupError,
+    AssertionError,
+    NotImplementedError,
+    ImportError,
+    ArithmeticError,
+    RecursionError,
+    DeclarationError,
+    UsageError,
+)
+_NOT_SENT: Final = (ConnectionRefusedError, socket.gaierror)
+_NOT_SENT_NAMES: Final = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError", "ConnectTimeoutError"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error of a handler, judged.
+    """An error of a call, judged.
 
-    Its class, its text for the ledger, and the pause that the other side asked for.
+    Its class, its text for the ledger, and the pause that the other side asked for. `ambiguous`: the call may have arrived
+    all the same. `unanswered`: the other side said nothing at all, which counts towards the target's breaker.
     """
 
     kind: ErrorClass
     message: str
     retry_after_seconds: float | None = None
+    ambiguous: bool = True
+    unanswered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a verdict depends on besides the failure.
+
+    `attempts` counts this one, `failures` the calls that failed before. `doubtful`: an earlier call may have arrived.
+    """
+
+    attempts: int
+    age: timedelta
+    failures: int = 0
+    doubtful: bool = False
+    since_first_send: timedelta = timedelta(0)
+
+
+Ending = Literal["retry", "throttle", "outage", "bury", "set_aside", "doubt", "suspect"]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The transition that a failed attempt takes, and the pause before the next one."""
+    """The transition that a failed attempt takes, and the pause before the next one (None: until an operator acts)."""
 
-    transition: Literal["retry", "throttle", "bury"]
-    delay_seconds: float = 0.0
+    transition: Ending
+    delay_seconds: float | None = 0.0
+    doubtful: bool = False
 
 
-def judge(error: BaseException) -> Failure:
-    """The class of `error`.
+def judge(error: BaseException, classify: Callable[[BaseException], ErrorClass | None] | None = None) -> Failure:
+    """The class of `error`; `classify` is asked first, and answers None where it has no opinion.
 
-    `Rejected` and an `Unavailable` that says it is not retryable are final; an exception with a number in
-    `retry_after_seconds` is throttling; everything else may pass, a defect of the handler included.
+    >>> judge(ConnectionRefusedError("no")).kind
+    'unavailable'
     """
-    message = describe(error)
+    message, pause = describe(error), asked_pause(error)
+    kind = (classify(error) if classify is not None else None) or _kind(error, pause)
+    definite = kind in ("rejected", "throttled") or _not_sent(error)
+    return Failure(kind, message, pause, ambiguous=not definite, unanswered=kind == "unavailable")
+
+
+def _kind(error: BaseException, pause: float | None) -> ErrorClass:
+    if isinstance(error, UnknownOutcome):
+        return "unknown"
     if isinstance(error, Rejected) or (isinstance(error, Unavailable) and not error.retryable):
-        return Failure("rejected", message)
+        return "rejected"
+    status = http_status(error)
+    if pause is not None or isinstance(error, Throttled) or status == 429:
+        return "throttled"
+    if status is not None:
+        return _by_status(status)
+    if any(isinstance(item, OSError | Unavailable) for item in _chain(error)):
+        return "unavailable"
+    return "bug" if isinstance(error, _BUGS) and not isinstance(error, NotFound) else "transient"
+
+
+def _by_status(status: int) -> ErrorClass:
+    if status in _REFUSED:
+        return "rejected"
+    return "unavailable" if status >= 500 or status in (408, 425) else "transient"
+
+
+def http_status(error: BaseException) -> int | None:
+    """The status of the HTTP answer that `error` tells of, whichever library raised it."""
+    response: Any = getattr(error, "response", None)
+    for holder, name in ((response, "status_code"), (response, "status"), (error, "status"), (error, "status_code")):
+        found: object = getattr(holder, name, None)
+        if isinstance(found, int) and not isinstance(found, bool) and 100 <= found <= 599:
+            return int(found)
+    return None
+
+
+def asked_pause(error: BaseException) -> float | None:
+    """The seconds that the other side asked to wait: `retry_after_seconds`, or Retry-After of a 429 or 503."""
     pause: object = getattr(error, "retry_after_seconds", None)
     if isinstance(pause, int | float) and not isinstance(pause, bool) and 0 <= pause < float("inf"):
-        return Failure("throttled", message, float(pause))
-    return Failure("transient", message)
+        return min(float(pause), HOLD_SECONDS_MAX)
+    if http_status(error) not in (429, 503):
+        return None
+    headers: Any = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
+    return _retry_after(headers) if headers is not None else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, or a date; a date is compared with that of the answer, as clocks differ."""
+    try:
+        value = headers.get("Retry-After") or headers.get("retry-after")
+        if not value:
+            return None
+        if value.strip().isdigit():
+            return min(float(value), HOLD_SECONDS_MAX)
+        sent = headers.get("Date") or headers.get("date")
+        pause = (parsedate_to_datetime(value) - parsedate_to_datetime(sent or "")).total_seconds()
+        return min(max(0.0, pause), HOLD_SECONDS_MAX)
+    except (TypeError, ValueError, AttributeError):
+        # What another system wrote in a header may be anything; without a pause that can be read there is none.
+        return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what caused it, what was being handled when it was raised, and the members of groups."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        yield item
+        if isinstance(item, BaseExceptionGroup):
+            waiting.extend(cast("BaseExceptionGroup[BaseException]", item).exceptions)
+        if item.__cause__ is not None:
+            waiting.append(item.__cause__)
+        elif item.__context__ is not None and not item.__suppress_context__:
+            waiting.append(item.__context__)
+
+
+def _not_sent(error: BaseException) -> bool:
+    """Whether the call surely did not arrive: refused, no connection, or turned away with an answer that says so."""
+    status = http_status(error)
+    if status is not None:
+        return status < 500 or status in (501, 503)
+    chain = list(_chain(error))
+    if any(isinstance(item, _NOT_SENT) or type(item).__name__ in _NOT_SENT_NAMES for item in chain):
+        return True
+    # An integration that says so without any other error behind it knows.
+    return len(chain) == 1 and isinstance(error, Unavailable)
 
 
 def describe(error: BaseException) -> str:
@@ -63,26 +191,74 @@ def describe(error: BaseException) -> str:
     return safe if len(safe) <= ERROR_CHARACTERS_MAX else safe[: ERROR_CHARACTERS_MAX - 1] + "…"
 
 
-def decide(failure: Failure, policy: Retry, *, attempts: int, age: timedelta, rng: Random) -> Verdict:
-    """What follows attempt number `attempts` of an effect that was enqueued `age` ago.
+def decide(failure: Failure, handling: Handling, now: Circumstances, rng: Random) -> Verdict:
+    """What follows a failed attempt.
 
-    >>> decide(Failure("transient", "down"), Retry(), attempts=20, age=timedelta(0), rng=Random(1)).transition
+    >>> handling = Handling(handler)
+    >>> decide(Failure("transient", "down"), handling, Circumstances(attempts=20, age=timedelta(0)), Random(1)).transition
     'bury'
     """
-    if failure.kind == "rejected" or age >= policy.max_age:
-        return Verdict("bury")
+    doubtful = now.doubtful or failure.kind == "unknown" or (handling.guarded and failure.ambiguous)
+    if doubtful and (failure.kind == "unknown" or not handling.resend_is_safe(now.since_first_send)):
+        verdict = _unknown(failure, handling, now, rng)
+        if verdict is not None:
+            return verdict
+    if failure.kind == "rejected" or now.age >= handling.retry.max_age:
+        return _ended(handling, now, rng, doubtful=doubtful)
     if failure.kind == "throttled":
-        asked = failure.retry_after_seconds or 0.0
+        asked = failure.retry_after_seconds
+        if asked is None:
+            return Verdict("throttle", FIRST_STEP_SECONDS + pause_after(now.failures + 1, rng), doubtful)
         # Never earlier than asked, and not all at the very instant that everyone was told.
-        return Verdict("throttle", asked + rng.uniform(0.0, FIRST_STEP_SECONDS + asked / 10))
-    if attempts >= policy.max_attempts:
-        return Verdict("bury")
-    return Verdict("retry", rng.uniform(0.0, step_seconds(attempts)))
+        return Verdict("throttle", asked + rng.uniform(0.0, FIRST_STEP_SECONDS + asked / 10), doubtful)
+    if failure.kind == "unavailable":
+        return Verdict("outage", pause_after(now.failures + 1, rng), doubtful)
+    most = handling.retry.max_attempts if failure.kind != "bug" else min(BUG_ATTEMPTS, handling.retry.max_attempts)
+    if now.attempts >= most:
+        return _ended(handling, now, rng, doubtful=doubtful)
+    pause = rng.uniform(0.0, FIRST_STEP_SECONDS) if failure.kind == "bug" else pause_after(now.attempts, rng)
+    return Verdict("retry", pause, doubtful)
+
+
+def _unknown(failure: Failure, handling: Handling, now: Circumstances, rng: Random) -> Verdict | None:
+    """Ask before anything else; without a way to ask, only an operator can."""
+    transition: Ending = "suspect" if failure.kind in ("unavailable", "throttled") else "doubt"
+    if handling.verify is not None:
+        return Verdict(transition, rng.uniform(0.1, FIRST_STEP_SECONDS), doubtful=True)
+    if handling.resend_is_safe(now.since_first_send):
+        return None
+    return Verdict(transition, None, doubtful=True)
+
+
+def _ended(handling: Handling, now: Circumstances, rng: Random, *, doubtful: bool) -> Verdict:
+    """Attempts or age are used up: what the poison policy says."""
+    if handling.poison == "block":
+        return Verdict("retry", pause_after(now.failures + 1, rng), doubtful)
+    if handling.poison == "park":
+        return Verdict("set_aside", None, doubtful)
+    return Verdict("bury", doubtful=doubtful)
+
+
+def pause_after(failures: int, rng: Random) -> float:
+    """Uniform between 0 and the step: many that failed at once don't come back at once."""
+    return rng.uniform(0.0, step_seconds(failures))
 
 
 def step_seconds(attempts: int) -> float:
-    """The longest pause after `attempts` failures: 1 s, 2 s, 4 s, … up to 10 min.
-
-    The pause is uniform between 0 and this.
-    """
+    """The longest pause after `attempts` failures: 1 s, 2 s, 4 s, … up to 10 min."""
     return min(STEP_SECONDS_MAX, FIRST_STEP_SECONDS * 2.0 ** min(attempts - 1, 30))
+
+
+__all__ = [
+    "Circumstances",
+    "Failure",
+    "Retry",
+    "Verdict",
+    "asked_pause",
+    "decide",
+    "describe",
+    "http_status",
+    "judge",
+    "pause_after",
+    "step_seconds",
+]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-from ensue.store.effect_table import SETTLED, WAITING, EffectState, in_list
+from ensue.store.effect_table import CLAIMABLE, SETTLED, WAITING, EffectState, in_list
 
 AttemptRule = Literal["keep", "use", "reset"]
 
@@ -31,19 +31,37 @@ def _table(*transitions: Transition) -> Mapping[str, Transition]:
 
 
 TRANSITIONS: Final = _table(
-    Transition("claim", WAITING, "claimed", fenced=False, attempt="keep"),
-    # By the worker that holds the lease.
+    Transition("claim", CLAIMABLE, "claimed", fenced=False, attempt="keep"),
+    # By the worker that holds the lease, after a call.
     Transition("succeed", ("claimed",), "done", fenced=True, attempt="use"),
     Transition("retry", ("claimed",), "retry_wait", fenced=True, attempt="use"),
     Transition("throttle", ("claimed",), "retry_wait", fenced=True, attempt="keep"),
+    Transition("outage", ("claimed",), "retry_wait", fenced=True, attempt="keep"),
+    Transition("park", ("claimed",), "parked", fenced=True, attempt="keep"),
+    Transition("set_aside", ("claimed",), "parked", fenced=True, attempt="use"),
+    Transition("doubt", ("claimed",), "unknown", fenced=True, attempt="use"),
+    Transition("suspect", ("claimed",), "unknown", fenced=True, attempt="keep"),
     Transition("bury", ("claimed",), "dead", fenced=True, attempt="use"),
+    Transition("yield", ("claimed",), "cancelled", fenced=True, attempt="use"),
+    # By it, after asking whether an earlier call arrived.
+    Transition("confirm", ("claimed",), "done", fenced=True, attempt="keep"),
+    Transition("deny", ("claimed",), "pending", fenced=True, attempt="keep"),
+    Transition("give_up", ("claimed",), "dead", fenced=True, attempt="keep"),
+    # By it, without having called.
     Transition("release", ("claimed",), "pending", fenced=True, attempt="keep"),
     # By anyone, once the lease has run out.
     Transition("rescue", ("claimed",), "retry_wait", fenced=False, attempt="keep"),
+    Transition("mistrust", ("claimed",), "unknown", fenced=False, attempt="keep"),
     Transition("expire", ("claimed",), "dead", fenced=False, attempt="keep"),
+    Transition("strand", ("claimed",), "parked", fenced=False, attempt="keep"),
+    # By whoever closes the breaker of a target, or enqueues a newer effect of the key.
+    Transition("unpark", ("parked",), "pending", fenced=False, attempt="keep"),
+    Transition("supersede", (*WAITING, "parked"), "cancelled", fenced=False, attempt="keep"),
     # By an operator; a claimed effect is the worker's until its lease ends.
-    Transition("requeue", ("dead", "cancelled", *WAITING), "pending", fenced=False, attempt="reset"),
-    Transition("discard", ("dead", *WAITING), "cancelled", fenced=False, attempt="keep"),
+    Transition("requeue", ("dead", "cancelled", "parked", *WAITING), "pending", fenced=False, attempt="reset"),
+    Transition("discard", ("dead", *CLAIMABLE), "cancelled", fenced=False, attempt="keep"),
+    Transition("resolve", ("unknown", "dead"), "done", fenced=False, attempt="keep"),
+    Transition("resend", ("unknown",), "pending", fenced=False, attempt="keep"),
 )
 
 
@@ -64,6 +82,7 @@ def attempts_after(name: str, attempts: int) -> int:
 
 
 __all__ = [
+    "CLAIMABLE",
     "SETTLED",
     "TRANSITIONS",
     "WAITING",

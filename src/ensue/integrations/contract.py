@@ -20,6 +20,7 @@ from ensue.integrations.api import API, api_mark
 from ensue.integrations.handles import Handles
 from ensue.integrations.running.resources import Resources
 from ensue.integrations.settings.environment import WRONG_SETTING, Setting, declared_settings, resolve, shown
+from ensue.schema.delivery import ErrorClass
 from ensue.schema.effect import SideEffect, declarations
 from ensue.schema.written.names import suggestion
 
@@ -200,6 +201,15 @@ class Integration:
     async def health(self) -> Health:
         """How the integration is, for `/health`. Must answer at once: report what is known, don't ask the peer."""
         return Health(up=True)
+
+    def classify(self, error: BaseException) -> ErrorClass | None:
+        """The class of an error that a side effect of this integration raised; None where ensue's own rules are right.
+
+        >>> def classify(self, error):
+        ...     return "rejected" if isinstance(error, CardDeclined) else None
+        """
+        del error
+        return None
 
     def create_side_effects(self) -> list[SideEffect]:
         """Side effects besides those decorated with `@side_effect`, for those that depend on settings."""

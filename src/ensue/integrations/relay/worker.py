@@ -16,8 +16,8 @@ from random import Random
 from typing import Any, Final
 
 from ensue.clock import Clock
-from ensue.effects.retry import Failure, decide, describe, judge
-from ensue.effects.target import EffectRow, Target
+from ensue.effects.retry import Circumstances, Failure, decide, describe, judge
+from ensue.effects.target import EffectRow, Handling
 from ensue.errors import InternalError, Unavailable
 from ensue.integrations.relay.message import from_message
 from ensue.integrations.relay.nats_stream import JetStream, connect_relay
@@ -45,7 +45,7 @@ class RelayWorker:
     def __init__(
         self,
         nats: Nats,
-        targets: Mapping[str, Target],
+        targets: Mapping[str, Handling],
         *,
         clock: Clock,
         lease_seconds: float = LEASE_SECONDS,
@@ -95,7 +95,7 @@ class RelayWorker:
 
     # --- Taking -------------------------------------------------------------------------------------------------------
 
-    async def _take(self, relay: JetStream, name: str, target: Target) -> None:
+    async def _take(self, relay: JetStream, name: str, target: Handling) -> None:
         """Keep as many calls of one effect going as its concurrency allows."""
         places = asyncio.Semaphore(target.concurrency)
         subscription: Any = None
@@ -132,7 +132,7 @@ class RelayWorker:
 
     # --- One message --------------------------------------------------------------------------------------------------
 
-    async def _call(self, relay: JetStream, message: Any, target: Target) -> None:
+    async def _call(self, relay: JetStream, message: Any, target: Handling) -> None:
         beat = asyncio.create_task(self._keep(message))
         try:
             await self._attempt(relay, message, target)
@@ -148,7 +148,7 @@ class RelayWorker:
         finally:
             beat.cancel()
 
-    async def _attempt(self, relay: JetStream, message: Any, target: Target) -> None:
+    async def _attempt(self, relay: JetStream, message: Any, target: Handling) -> None:
         redelivered = message.metadata.num_delivered > 1
         try:
             row = from_message(message.data, attempt=1)
@@ -161,7 +161,7 @@ class RelayWorker:
             row = from_message(message.data, attempt=1 + await relay.attempts(row.key))
         try:
             async with asyncio.timeout(target.timeout_seconds):
-                await target.handler(row)
+                await target.handler(row if target.batch is None else [row])
         except Exception as error:  # noqa: BLE001 - judged, logged, and kept with the message
             failure = judge(error)
             if isinstance(error, TimeoutError) and not str(error):
@@ -173,11 +173,12 @@ class RelayWorker:
             await relay.forget_attempts(row.key)
 
     async def _failed(
-        self, relay: JetStream, message: Any, row: EffectRow, *, failure: Failure, target: Target
+        self, relay: JetStream, message: Any, row: EffectRow, *, failure: Failure, target: Handling
     ) -> None:
         age = self._clock.now() - row.enqueued_at if row.enqueued_at is not None else target.retry.max_age
-        verdict = decide(failure, target.retry, attempts=row.attempt, age=age, rng=self._rng)
-        if verdict.transition == "bury":
+        now = Circumstances(attempts=row.attempt, age=age, failures=row.attempt - 1)
+        verdict = decide(failure, target, now, self._rng)
+        if verdict.transition == "bury" or verdict.delay_seconds is None:
             await relay.bury(row.name, row.key, message.data, error=(failure.kind, failure.message))
             await message.ack_sync()
             logger.error("relayed effect %s (%s) is dead: %s", row.name, row.key, failure.message, extra=_fields(row))

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
 from ensue.clock import Clock
 from ensue.effects.deliver import Delivery, Watch
 from ensue.effects.heartbeat import Rhythm
-from ensue.effects.retry import Retry
-from ensue.effects.target import EffectRow, Target
+from ensue.effects.target import EffectRow, Handling
 from ensue.engine.controller import Controller
 from ensue.engine.enqueuing.collect import INITIAL_EFFECT, AfterCommit
 from ensue.engine.payload import decode_payload
+from ensue.integrations.contract import Integration
 from ensue.integrations.relay.hand_over import HandOver
 from ensue.schema.delivery import Nats
 from ensue.schema.effect import Effect
@@ -51,9 +52,9 @@ def delivery_of(
     for name, effect in model.effects.items():
         relay = relay_of(effect)
         if relay is not None and hand_over is not None:
-            targets[name] = replace(targets[name], handler=hand_over.handler(relay))
+            targets[name] = replace(targets[name], handler=hand_over.handler(relay), batch=None, verify=None)
     if controller.awaits_initials:
-        targets[INITIAL_EFFECT] = Target(_initial_handler(controller))
+        targets[INITIAL_EFFECT] = Handling(_initial_handler(controller))
     return Delivery(
         driver,
         targets,
@@ -79,21 +80,47 @@ def _initial_handler(controller: Controller) -> Callable[[EffectRow], Awaitable[
     return handle
 
 
-def target_of(model: Model, declared: EffectModel) -> Target:
-    """The handler and the limits of one side effect."""
-
-    async def handle(row: EffectRow) -> None:
-        event = decode_payload(model, row.payload)
-        await declared.content(Effect(event, event.record, row.key, row.attempt))
-
+def target_of(model: Model, declared: EffectModel) -> Handling:
+    """What is called for one side effect, and its limits."""
     options = declared.options
-    retry = options["retry"]
-    return Target(
-        handle,
-        Retry(max_attempts=retry.max_attempts, max_age=retry.max_age),
-        timeout_seconds=options["timeout_seconds"],
-        concurrency=options["concurrency"],
+    batch, verify = options["batch"], options["verify"]
+
+    def effect(row: EffectRow) -> Effect[Any]:
+        event = decode_payload(model, row.payload)
+        return Effect(event, event.record, row.key, row.attempt)
+
+    async def handle(row: EffectRow) -> object:
+        return await declared.content(effect(row))
+
+    async def handle_batch(rows: list[EffectRow]) -> object:
+        return await declared.content([effect(row) for row in rows])
+
+    async def ask(row: EffectRow) -> object:
+        return await verify(effect(row))
+
+    # What decides is what an integration says of its own errors; a plain function says nothing.
+    integration: object = getattr(declared.content, "__self__", None)
+    passed = {name: options[name] for name in _PASSED}
+    return Handling(
+        handle if batch is None else handle_batch,
+        ordered=declared.order_by is not None,
+        verify=None if verify is None else ask,
+        classify=integration.classify if isinstance(integration, Integration) else None,
+        **passed,
     )
+
+
+_PASSED = (
+    "retry",
+    "timeout_seconds",
+    "concurrency",
+    "target",
+    "poison",
+    "coalesce",
+    "batch",
+    "priority",
+    "key_ttl",
+)
 
 
 def after_commit_row(model: Model, effect: AfterCommit) -> EffectRow:
