@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from ensue import DeclarationError, InvalidValue, Rejected, Unavailable
+from ensue import Context, DeclarationError, InvalidValue, Rejected, Unavailable
 from ensue.integrations.accounts import AccountEvent, Argon2Parameters, Argon2Passwords, TooManyAttempts
 from ensue.integrations.accounts.records import KINDS, AccountAttempt, AccountCredential, AccountSession, AccountToken
 from ensue.testing.harness import AppHarness
@@ -273,6 +273,23 @@ class TestSessions:
         client.access = ""
         await client.call("refresh", refresh_token=client.refresh)
         assert await client.whoami() == client.user
+
+    async def test_a_websocket_lives_as_long_as_its_newest_token(self, harness: AppHarness) -> None:
+        client = await ann(harness)
+        request = client.request()
+        known = await client.accounts.authenticate(request)
+        assert known is not None
+        assert await known.remaining() == 600
+        harness.clock.advance(seconds=500)
+        assert await known.remaining() == 100
+        renewed = await client.call("refresh", refresh_token=client.refresh)
+        known.changed.clear()
+        context = Context(user=known.user, request=request, controller=harness.controller)
+        renew = harness.run.apis["accounts"]["renew_socket"]
+        assert await renew.call(context, {"access_token": renewed.access_token}) == 600
+        assert known.changed.is_set()
+        harness.clock.advance(seconds=600)
+        assert await known.remaining() == 0
 
     async def test_a_lost_answer_can_be_asked_for_again(self, harness: AppHarness) -> None:
         client = await ann(harness)

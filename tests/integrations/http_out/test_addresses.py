@@ -226,7 +226,7 @@ async def test_the_systems_own_loopback_is_refused_without_an_exception() -> Non
         for policy in (AddressPolicy(), AddressPolicy.of(["127.0.0.2/32"])):
             async with checked_transport(policy) as transport:
                 post = Poster(transport, SystemClock(), deadline_seconds=5)
-                for host in ("127.0.0.1", "localhost", "2130706433", "0177.0.0.1"):
+                for host in ("127.0.0.1", "localhost", "2130706433", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]"):
                     outcome = await post.post(f"http://{host}:{port_of(service)}/", b"{}", {})
                     assert outcome.status is None, host
         assert service.connections == 0
