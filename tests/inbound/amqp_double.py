@@ -31,6 +31,14 @@ class AmqpDouble:
         self.queues[queue].append(Message(body, message_id))
         self.deliver()
 
+    def delete(self, queue: str) -> None:
+        del self.queues[queue]
+        for connection in self.connections:
+            if connection.queue == queue:
+                connection.callback = None
+                for callback in tuple(connection.on_consumer_cancel_callbacks):
+                    callback(connection)
+
     def left(self, queue: str) -> int:
         """Waiting and unacknowledged."""
         return len(self.queues[queue]) + sum(len(one.unacknowledged) for one in self.connections)
@@ -56,6 +64,7 @@ class Connection:
     def __init__(self, broker: AmqpDouble) -> None:
         self.broker = broker
         self.close_callbacks: set[Callable[..., Any]] = set()
+        self.on_consumer_cancel_callbacks: set[Callable[..., Any]] = set()
         self.unacknowledged: list[Message] = []
         self.prefetch = 1
         self.queue = ""
@@ -63,6 +72,9 @@ class Connection:
         self._tasks: set[Any] = set()
 
     async def channel(self) -> Connection:
+        return self
+
+    async def get_underlay_channel(self) -> Connection:
         return self
 
     async def set_qos(self, *, prefetch_count: int) -> None:

@@ -47,6 +47,10 @@ class Broker:
         """How many messages have not been acknowledged."""
         raise NotImplementedError
 
+    async def remove(self) -> None:
+        """Delete the place, with what is in it."""
+        raise NotImplementedError
+
     async def close(self) -> None: ...
 
 
@@ -71,6 +75,10 @@ class NatsBroker(Broker):
                 return (await stream.stream_info(self.name)).state.messages
             return cast("int", found.num_pending + found.num_ack_pending)
 
+    async def remove(self) -> None:
+        async with self._stream() as stream:
+            await stream.delete_stream(self.name)
+
     @asynccontextmanager
     async def _stream(self) -> AsyncIterator[Any]:
         client = await cast("Any", nats).connect(self.url, allow_reconnect=False)
@@ -94,6 +102,10 @@ class RedisBroker(Broker):
             if not groups:
                 return cast("int", await client.xlen(self.name))
             return cast("int", groups[0]["pending"] + (groups[0]["lag"] or 0))
+
+    async def remove(self) -> None:
+        async with self._client() as client:
+            await client.delete(self.name)
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Any]:
@@ -122,6 +134,10 @@ class AmqpBroker(Broker):
         queue = await self._channel.declare_queue(self.name, passive=True)
         return queue.declaration_result.message_count or 0
 
+    async def remove(self) -> None:
+        await self._channel.queue_delete(self.name)
+        await self._connection.close()
+
     async def close(self) -> None:
         await self._channel.queue_delete(self.name)
         await self._connection.close()
@@ -140,6 +156,9 @@ class DoubleBroker(Broker):
 
     async def left(self) -> int:
         return cast("int", self.server.left(self.name))
+
+    async def remove(self) -> None:
+        self.server.delete(self.name)
 
 
 def broker_of(request: pytest.FixtureRequest, kind: str, *, own: bool = False) -> Broker:

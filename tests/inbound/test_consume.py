@@ -21,7 +21,7 @@ from ensue.app import AppRun
 from ensue.errors import Unavailable
 from ensue.integrations.inbound.consuming import run as consuming_run
 from ensue.testing.faults.proxy import FaultProxy
-from tests.inbound.brokers import OVERRIDE, Broker, broker_of, until
+from tests.inbound.brokers import OVERRIDE, Broker, NatsBroker, broker_of, until
 from tests.inbound.feed import Feed
 from tests.inbound.shop import PaymentEvent, shop
 from tests.inbound.test_receive import inbox
@@ -184,6 +184,18 @@ async def test_a_broker_that_restarts_is_connected_anew(own_broker: Broker, sqli
             await publish(own_broker, 2 if stop == own_broker.server.stop else 3)
             await until(lambda: run.inbox.health() == {})
         await until(lambda: _seen(run, {1, 2} if not hasattr(own_broker.server, "kill") else {1, 2, 3}))
+
+
+async def test_a_place_that_is_made_anew_is_another_place(broker: Broker, sqlite_url: str) -> None:
+    async with feeding(sqlite_url, broker) as (run, _):
+        # Without an id of the sender's, as far as the broker gives it one.
+        await broker.publish(b'{"order": 1}', id_=None if isinstance(broker, NatsBroker) else "m1")
+        await until(lambda: _count(run, 1))
+        await until(lambda: _nothing_left(broker))
+        await broker.remove()
+        await broker.open()
+        await broker.publish(b'{"order": 2}', id_=None if isinstance(broker, NatsBroker) else "m2")
+        await until(lambda: _seen(run, {1, 2}))
 
 
 @pytest.mark.parametrize("kind", ["nats", "redis"])

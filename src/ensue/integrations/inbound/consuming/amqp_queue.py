@@ -46,6 +46,8 @@ class AmqpSource:
         # One of them is always told, whichever end goes first.
         channel.close_callbacks.add(self._gone)
         self._connection.close_callbacks.add(self._gone)
+        # A queue that is deleted, or moves to another node, ends the consumer and leaves the channel open.
+        (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(self._gone)
         await channel.set_qos(prefetch_count=AHEAD * self._options.batch)
         queue = await channel.get_queue(self._place.queue, ensure=True)
         await queue.consume(self._arrived.put, no_ack=False)
@@ -59,7 +61,7 @@ class AmqpSource:
         while found and len(found) < count and not self._arrived.empty():
             found.append(self._arrived.get_nowait())
         if None in found:
-            raise SourceLost("the connection to the AMQP broker was lost")
+            raise SourceLost("the AMQP broker ended the connection or the consumer")
         return [_delivered(message) for message in found]
 
     async def acknowledge(self, items: Sequence[Delivered]) -> None:

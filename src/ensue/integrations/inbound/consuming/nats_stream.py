@@ -33,6 +33,7 @@ class NatsSource:
         self._durable = place.durable or f"ensue-{endpoint.replace('.', '-')}"
         self._client: Any = None
         self._subscription: Any = None
+        self._origin = ""
 
     async def connect(self) -> None:
         """Connect and bind the durable consumer, which is made if it is not there."""
@@ -50,6 +51,9 @@ class NatsSource:
         )
         stream = self._client.jetstream(timeout=CONNECT_SECONDS)
         name = self._place.stream or await stream.find_stream_name_by_subject(self._place.subject)
+        # Made anew under the same name, a stream counts from 1 again: what it counts is not what was counted before.
+        made = (await stream.stream_info(name)).created
+        self._origin = f"{name}@{made:%Y%m%dT%H%M%S.%f}"
         self._subscription = await stream.pull_subscribe(
             self._place.subject,
             durable=self._durable,
@@ -67,7 +71,7 @@ class NatsSource:
             if self._client.is_closed:
                 raise SourceLost("the connection to NATS was lost") from None
             return ()
-        return [_delivered(message) for message in found]
+        return [self._delivered(message) for message in found]
 
     async def acknowledge(self, items: Sequence[Delivered]) -> None:
         """`+ACK`; one that is lost on the way means a redelivery, which is recognised."""
@@ -90,12 +94,10 @@ class NatsSource:
         if client is not None:
             await client.close()
 
-
-def _delivered(message: Any) -> Delivered:
-    headers: dict[str, str] = dict(message.headers or {})
-    where = message.metadata
-    id_ = headers.get(MESSAGE_ID) or f"{where.stream}:{where.sequence.stream}"
-    return Delivered(id_, message.data, headers, message)
+    def _delivered(self, message: Any) -> Delivered:
+        headers: dict[str, str] = dict(message.headers or {})
+        id_ = headers.get(MESSAGE_ID) or f"{self._origin}:{message.metadata.sequence.stream}"
+        return Delivered(id_, message.data, headers, message)
 
 
 async def _quiet(_: Exception) -> None:
