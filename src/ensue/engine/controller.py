@@ -25,7 +25,7 @@ from ensue.engine.dispatch import (
     idempotency_key as key_of,
 )
 from ensue.engine.engine import Engine
-from ensue.engine.events import Event, net_events
+from ensue.engine.events import NetChanges
 from ensue.engine.receive import Arrival, arrival, plan_arrivals
 from ensue.engine.store import Store
 from ensue.engine.transaction import Prepared, Transaction
@@ -33,7 +33,7 @@ from ensue.engine.violations import in_schema_words
 from ensue.engine.writing.initials import compute_initial
 from ensue.errors import ConstraintViolated, DeclarationError, NotFound, Rejected, UsageError
 from ensue.plan.plan import Plan, RecordPlan
-from ensue.schema.event import DispatchResult, MutationEvent
+from ensue.schema.event import DispatchResult
 from ensue.schema.incoming import Incoming
 from ensue.schema.interaction import Context, Interaction
 from ensue.schema.model import InteractionModel, Model
@@ -293,10 +293,9 @@ def _whole(tx: Transaction, body: Body[T], told: Told[T] | None) -> Work[tuple[T
     return (result if told is None else told(tx, result)), commit
 
 
-def _with_changes(tx: Transaction, results: list[DispatchResult[M]]) -> list[DispatchResult[M]]:
+def _with_changes(tx: Transaction, results: list[DispatchResult[Any]]) -> list[DispatchResult[Any]]:
     """The results with the net changes of the transaction: of every record but the events themselves."""
-    events: list[Event] = [event for event in net_events(tx.plan, tx.frame.net) if event.plan.model.kind != "event"]
-    changes: tuple[MutationEvent[Any], ...] = tuple(event.mutation for event in events)
+    changes = NetChanges(tx.plan, tx.frame.net)
     return [result if result.replayed else DispatchResult(result.event, changes) for result in results]
 
 

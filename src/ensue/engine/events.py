@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 from ensue.engine.propagation.changes import Changes
 from ensue.plan.plan import Plan, RecordPlan, Row
@@ -53,6 +54,44 @@ def changed_names(plan: RecordPlan, old: Row | None, new: Row | None) -> frozens
     return frozenset(
         column.name for n, column in enumerate(plan.columns) if column.role != "hidden" and old[n] != new[n]
     )
+
+
+class NetChanges(Sequence[MutationEvent[Any]]):
+    """The net changes of a transaction but for its events, as callers get them: made when somebody looks."""
+
+    __slots__ = ("_changes", "_made", "_plan")
+
+    def __init__(self, plan: Plan, changes: Changes) -> None:
+        self._plan = plan
+        self._changes = changes
+        self._made: tuple[MutationEvent[Any], ...] | None = None
+
+    def _all(self) -> tuple[MutationEvent[Any], ...]:
+        if self._made is None:
+            events = net_events(self._plan, self._changes)
+            self._made = tuple(event.mutation for event in events if event.plan.model.kind != "event")
+        return self._made
+
+    @overload
+    def __getitem__(self, index: int) -> MutationEvent[Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[MutationEvent[Any], ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return self._all() == (other._all() if isinstance(other, NetChanges) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
 
 
 def net_events(plan: Plan, changes: Changes, records: frozenset[str] | None = None) -> list[Event]:

@@ -23,7 +23,8 @@ class Shared:
     `ids(run)`: the rows of `table` that a request is about; they are the requester's, alone if `exclusive`, until it is done.
     `lock` takes a list of ids and locks those rows in order, which one statement that writes several would not.
     `join(runs)`: the parameters of `many` (of the statement itself, if None) that do what the requests do. Without it they
-    are run one after another. If it returns rows, each belongs to who asked for the id in its first cell.
+    are run one after another. If it returns rows, each belongs to who asked for the id in its first cell, or `split(runs, rows)`
+    says which are whose.
     """
 
     access: Access
@@ -33,6 +34,7 @@ class Shared:
     lock: "Statement | None" = None
     many: "Statement | None" = None
     join: "Callable[[Sequence[Run]], Sequence[Any]] | None" = None
+    split: "Callable[[Sequence[Run], Sequence[Row]], Sequence[list[Row]]] | None" = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,9 @@ import pytest
 
 from ensue.engine.grouping.lockstep import PATIENCE, Lockstep
 from ensue.engine.grouping.member import GroupFailed, Member, Unfit
+from ensue.engine.grouping.shared_effects import shared_effects
 from ensue.engine.transaction import Transaction
+from ensue.store.effect_table import allot_params, allot_statement, enqueue_statement
 from ensue.store.statement import Call, Run, Shared, Statement, Work
 
 
@@ -196,3 +198,21 @@ def test_members_that_wait_for_each_other_end_the_group() -> None:
     group, _ = group_of(crosses(1, 2), crosses(2, 1))
     with pytest.raises(GroupFailed):
         drive(group)
+
+
+def test_positions_are_divided_as_if_one_had_come_after_another() -> None:
+    shared = shared_effects("postgresql")[allot_statement("postgresql")]
+    runs = [
+        Run(allot_statement("postgresql"), allot_params(counts)) for counts in ({"a": 2}, {"a": 1, "b": 1}, {"b": 3})
+    ]
+    assert shared.join is not None
+    assert shared.split is not None
+    assert shared.join(runs) == allot_params({"a": 3, "b": 4})
+    assert shared.split(runs, [("a", 13), ("b", 4)]) == [[("a", 12)], [("a", 13), ("b", 1)], [("b", 4)]]
+
+
+def test_effects_of_all_are_one_list() -> None:
+    shared = shared_effects("postgresql")[enqueue_statement("postgresql")]
+    assert shared.join is not None
+    runs = [Run(enqueue_statement("postgresql"), (text,)) for text in ('[{"a":1},{"a":2}]', "[]", '[{"a":3}]')]
+    assert shared.join(runs) == ('[{"a":1},{"a":2},{"a":3}]',)

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from ensue.engine.commit import Commit
 from ensue.engine.grouping.lockstep import Lockstep, in_turn
 from ensue.engine.grouping.member import Abandoned, Member, Start
+from ensue.engine.grouping.shared_effects import shared_effects
 from ensue.errors import Conflict, Rejected
 from ensue.store.driver import Driver
-from ensue.store.effect_table import allot_statement, enqueue_statement
-from ensue.store.statement import Shared, Statement
+from ensue.store.statement import Statement
 
 T = TypeVar("T")
 
@@ -119,10 +119,7 @@ class Groups:
         self._one_writer = driver().dialect == "sqlite"
         self._under_way_max = 1 if self._one_writer else UNDER_WAY_MAX
         dialect = driver().dialect
-        self._others = {
-            enqueue_statement(dialect): Shared("write"),
-            allot_statement(dialect): Shared("write", "ensue_effect_order", exclusive=True, ids=lambda run: (0,)),
-        }
+        self._others = shared_effects(dialect)
 
     async def write(self, kind: str, start: Start, alone: Callable[[], Awaitable[T]]) -> T:
         """The result of the work that `start` makes, committed with others of its kind; or of `alone()`."""

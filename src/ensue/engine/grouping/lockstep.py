@@ -174,12 +174,23 @@ class Lockstep:
         unlocked = sorted(id_ for *_, fresh in asked for id_ in fresh)
         if shared.lock is not None and unlocked:
             yield Run(shared.lock, (unlocked,))
-        found: list[Any] = yield Run(shared.many or first.statement, shared.join([request for _, request, *_ in asked]))
-        by_id = {row[0]: row for row in found}
-        for member, request, one, _ in asked:
-            own = sorted(one.ids(request)) if by_id and one.ids is not None else ()
-            member.answer([by_id[id_] for id_ in own if id_ in by_id])
+        runs = [request for _, request, *_ in asked]
+        found: list[Any] = yield Run(shared.many or first.statement, shared.join(runs))
+        answers = _divided(asked, found) if shared.split is None else shared.split(runs, found)
+        for (member, *_), answer in zip(asked, answers, strict=True):
+            member.answer(answer)
             self._moved(member)
+
+
+def _divided(asked: list[_Asked], found: list[Any]) -> list[list[Any]]:
+    if not found:
+        return [[] for _ in asked]
+    by_id = {row[0]: row for row in found}
+    answers: list[list[Any]] = []
+    for _, request, shared, _ in asked:
+        ids = sorted(shared.ids(request)) if shared.ids is not None else ()
+        answers.append([by_id[id_] for id_ in ids if id_ in by_id])
+    return answers
 
 
 def in_turn(members: Sequence[Member], finished: list[Member]) -> Work[None]:

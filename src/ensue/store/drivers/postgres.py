@@ -46,6 +46,8 @@ VERSION_MIN = 15
 WAIT_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 STATEMENTS_CACHED = 1000
+IDLE_SECONDS = 30.0
+"""How long connections are kept at hand; then they are the pool's, which closes those that nobody needs."""
 
 CONNECT = Statement("connect", "")
 _OUTCOME_UNKNOWN = "Whether the transaction was committed is not known: the connection broke at COMMIT. "
@@ -59,6 +61,10 @@ class PostgresDriver:
         self._wait_seconds = wait_seconds
         self._observers: list[Observer] = []
         self._pool: Any = None
+        self._idle: list[Any] = []
+        self._waiting = 0
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._sweep_task: asyncio.Task[None] | None = None  # the loop itself holds tasks weakly
         self._listener: Listener | None = None
         self._holders: dict[Transaction, None] = {}
 
@@ -100,6 +106,7 @@ class PostgresDriver:
             await listener.stop()
         if pool is None:
             return
+        await self._sweep()
         try:
             await asyncio.wait_for(pool.close(), self._wait_seconds)
         except TimeoutError:
@@ -209,8 +216,17 @@ class PostgresDriver:
         try:
             if self._pool is None:
                 raise Unavailable(f"The database {self._url} is not open.")
-            # Not the pool's proxy: once the connection is lost, that can't even be asked whether it is.
-            proxy = await self._pool.acquire(timeout=self._wait_seconds)
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_closed():
+                    return connection
+                await self._give_back(connection)
+            self._waiting += 1
+            try:
+                # Not the pool's proxy: once the connection is lost, that can't even be asked whether it is.
+                proxy = await self._pool.acquire(timeout=self._wait_seconds)
+            finally:
+                self._waiting -= 1
             return proxy._con
         except BaseException as error:
             if work is not None:
@@ -226,6 +242,27 @@ class PostgresDriver:
             raise
 
     async def _release(self, connection: Any) -> None:
+        """Keep a connection at hand, which costs neither a task nor a turn of the loop, unless somebody waits for one."""
+        if self._pool is None or self._waiting or connection.is_closed():
+            await self._give_back(connection)
+            return
+        self._idle.append(connection)
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._start_sweep)
+
+    def _start_sweep(self) -> None:
+        self._sweep_task = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        """Give all that are at hand back to the pool."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await self._give_back(connection)
+
+    async def _give_back(self, connection: Any) -> None:
         proxy = connection._proxy
         if proxy is not None:
             # The holder's pool, as `close` has taken away ours while it waits for this.
