@@ -13,7 +13,7 @@ export PATH := $(BIN):$(PATH)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check static bench kill queues chaos tasks
+.PHONY: help demo test check static bench kill fanout queues chaos tasks
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ chaos: $(STAMP) ## ten minutes of kills and outages: 1,000 kills over 100,000 ef
 
 tasks: $(STAMP) ## 10,000 tasks, four workers, one killed; DATABASE chooses one (postgresql: a server of its own)
 	python -m tests.tasks.many $(if $(DATABASE),--database '$(DATABASE)')
+
+fanout: $(STAMP) ## 2,000 WebSockets, how late messages are, and 1,000 broken connections
+	python -m benchmarks.fanout
 
 static: $(STAMP)
 	ruff check $(RUFF_FOLDERS)

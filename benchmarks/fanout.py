@@ -118,12 +118,18 @@ class Bare:
 
     def __init__(self) -> None:
         self._clients: list[set[WebSocket]] = []
+        self._turns: list[asyncio.Lock] = []
         self.times: dict[int, float] = {}
         self._number = 0
 
     def application(self, channels: int) -> Starlette:
         self._clients = [set() for _ in range(channels)]
+        self._turns = [asyncio.Lock() for _ in range(channels)]
         return Starlette(routes=[WebSocketRoute("/ws/{number:int}", self._serve)])
+
+    @property
+    def connected(self) -> int:
+        return sum(map(len, self._clients))
 
     async def _serve(self, websocket: WebSocket) -> None:
         clients = self._clients[websocket.path_params["number"] % len(self._clients)]
@@ -140,11 +146,17 @@ class Bare:
     async def send(self, channel: int) -> None:
         """Broadcast one message, as `RedisChannels` words it."""
         self._number += 1
-        self.times[self._number] = time.perf_counter()
-        offset = 1 + (self._number - 1) // len(self._clients)
+        number = self._number
+        self.times[number] = time.perf_counter()
+        # Two that wait for one slow client would not go on in their order.
+        async with self._turns[channel - 1]:
+            await self._broadcast(channel, number)
+
+    async def _broadcast(self, channel: int, number: int) -> None:
+        offset = 1 + (number - 1) // len(self._clients)
         text = (
             f'{{"type":"message","channel":{channel},"epoch":"00000000","offset":{offset},"key":"channels.publish:Message'
-            f':{self._number}:create","message":{{"id":{self._number},"text":"{TEXT}","channel":{{"id":{channel}}}}}}}'
+            f':{number}:create","message":{{"id":{number},"text":"{TEXT}","channel":{{"id":{channel}}}}}}}'
         )
         for client in tuple(self._clients[channel - 1]):
             await client.send_text(text)
@@ -217,7 +229,8 @@ async def bare_side(clients: Crowd, load: Load, flat_out: int) -> tuple[Outcome,
     side = Bare()
     async with serving(side.application(load.channels), ws="websockets-sansio") as port:
         await clients.ask("connect", port=port, count=load.connections, path="/ws/{number}", joins=False)
-        await asyncio.sleep(1)
+        while side.connected < load.connections:  # noqa: ASYNC110 - the last of thousands has no event
+            await asyncio.sleep(0.05)
 
         async def rush() -> int:
             for number in range(flat_out):

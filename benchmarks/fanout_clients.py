@@ -19,7 +19,7 @@ import msgspec
 
 OPEN_FILES = 20_000
 CONNECTING_MAX = 50
-WAIT_SECONDS_MAX = 30.0
+WAIT_SECONDS_MAX = 60.0
 _HANDSHAKE = (
     "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -46,7 +46,8 @@ function showState(state) {
   $("#state").textContent = STATES[state];
 }
 
-// Messages of all the user's channels; `gap` means that some may be missing, which the subscriptions bring anyway.
+// Messages of all the user's channels, those included that were missed while the connection was lost; what a `gap` tells to
+// be missing the subscriptions bring anyway.
 function take(push) {
   if (push.type !== "message" || push.channel !== current) return;
   shown.pushed.push(push.message);

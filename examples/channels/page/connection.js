@@ -1,4 +1,5 @@
-// One WebSocket to the server: questions with answers, subscriptions that outlive a lost connection, and what is pushed.
+// One WebSocket to the server: questions with answers, subscriptions that outlive a lost connection, and what is pushed:
+// the messages of channels, which are numbered, so that what was missed while there was no connection is asked for.
 
 const RETRY_FIRST_MS = 250;
 const RETRY_MS_MAX = 8_000;
@@ -17,10 +18,13 @@ export class Connection {
   #number = 0;
   #waiting = new Map();
   #subscriptions = new Map();
+  #places = new Map(); // of each channel: the epoch and offset of the last message that was pushed on
+  #recovering = new Map(); // of each channel whose missed messages were asked for: what came meanwhile
   #attempts = 0;
   #closed = false;
 
-  // `onState("connecting" | "open" | "lost" | "logged out")`; `onPush(message)` for what nobody asked for.
+  // `onState("connecting" | "open" | "lost" | "logged out")`; `onPush(message)` for what nobody asked for: of each channel
+  // every message once and in order, or `{type: "gap", channels}` where some are lost.
   constructor(token, { onState, onPush }) {
     this.#token = token;
     this.onState = onState;
@@ -85,7 +89,57 @@ export class Connection {
       subscription.onData(message.data.records);
     } else if (message.type === "result") this.#settle(message.id, "resolve", message.data);
     else if (message.type === "error") this.#settle(message.id, "reject", new ServerError(message.error));
-    else this.onPush(message);
+    else if (message.type === "message") this.#pushed(message);
+    else if (message.type === "joined") this.#joined(message.channels);
+    else {
+      for (const place of message.type === "gap" ? message.channels : []) this.#places.set(place.channel, place);
+      for (const channel of message.type === "left" ? message.channels : []) this.#places.delete(channel);
+      this.onPush(message);
+    }
+  }
+
+  #pushed(message) {
+    const { channel, epoch, offset } = message;
+    const held = this.#recovering.get(channel);
+    if (held) return void held.push(message);
+    const place = this.#places.get(channel);
+    if (place && place.epoch === epoch && offset <= place.offset) return; // had it already
+    this.#places.set(channel, { channel, epoch, offset });
+    this.onPush(message);
+  }
+
+  // The channels are live from these places on. Whoever was at another place before has missed something.
+  #joined(places) {
+    const missed = places.filter(({ channel, epoch, offset }) => {
+      const before = this.#places.get(channel);
+      return before && (before.epoch !== epoch || before.offset !== offset);
+    });
+    for (const place of places) if (!this.#places.has(place.channel)) this.#places.set(place.channel, place);
+    for (const { channel } of missed) this.#recovering.set(channel, []);
+    if (missed.length) this.#resume(missed.map(({ channel }) => this.#places.get(channel)));
+  }
+
+  async #resume(places) {
+    let answers;
+    try {
+      answers = await this.ask({ type: "api", namespace: "channels", name: "resume", payload: { channels: places } });
+    } catch {
+      for (const { channel } of places) this.#recovering.delete(channel);
+      return; // the connection is lost again: the next one begins from the same places
+    }
+    const more = [];
+    for (const { channel, epoch, offset, member, recovered, more: unfinished, messages } of answers) {
+      if (member && !recovered) this.onPush({ type: "gap", channels: [{ channel, epoch, offset }] });
+      for (const message of messages) this.onPush(message);
+      if (member) this.#places.set(channel, { channel, epoch, offset });
+      if (unfinished) more.push(this.#places.get(channel));
+      else {
+        const held = this.#recovering.get(channel) ?? [];
+        this.#recovering.delete(channel);
+        for (const message of held) this.#pushed(message);
+      }
+    }
+    if (more.length) await this.#resume(more);
   }
 
   #settle(id, how, value) {
@@ -98,6 +152,7 @@ export class Connection {
       reject(new ServerError({ code: "offline", message: "The connection was lost before the answer came." }));
     }
     this.#waiting.clear();
+    this.#recovering.clear();
     if (this.#closed) return;
     if (code === NOT_AUTHENTICATED) {
       this.onState("logged out");
