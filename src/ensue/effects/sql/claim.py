@@ -127,7 +127,7 @@ def _sqlite() -> ClaimStatements:
             " probe_token = CASE WHEN s.probe IS NULL THEN t.probe_token ELSE ?2 END,"
             f" probe_until = CASE WHEN s.probe IS NULL THEN t.probe_until ELSE {now} + s.probe END"
             " FROM (SELECT value ->> 'target' AS target, value ->> 'tokens' AS tokens, value ->> 'probe' AS probe"
-            " FROM json_each(?1)) AS s WHERE t.target = s.target RETURNING t.target",
+            " FROM json_each(?1)) AS s WHERE t.target = s.target RETURNING target",
         ),
         claim=read(
             "claim",

@@ -42,7 +42,7 @@ def _moves(now: str, *, greatest: str, least: str) -> Mapping[MoveKind, Statemen
     )
     # Every move names all five parameters, as a statement must use each that it is given.
     unused = "".join(f" AND ({mark} IS NULL OR true)" for mark in (pause, most, token, reason))
-    back = f"{unused} RETURNING t.target"
+    back = f"{unused} RETURNING target"
     return {
         "hold": read(
             "hold",
