@@ -1,0 +1,185 @@
+"""Outcomes that nobody knows, batches, poison, superseding and delays, on both databases (pitfalls P8, P18, P24, P30, P31)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ensue.effects.observe import DeliveryEvent
+from ensue.effects.target import EffectRow, Handling
+from ensue.errors import Rejected, UnknownOutcome
+from ensue.schema.delivery import Receipt, Retry
+from ensue.store.effect_table import NEVER, supersede_params, supersede_statement
+from ensue.store.statement import Run, Work
+from tests.effects.world import NAME, QUICK, Recorder, World
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(("answer", "calls"), [(True, 1), (Receipt("p-1"), 1), (False, 2)])
+async def test_a_lost_answer_is_asked_about_before_a_second_call(world: World, answer: Any, calls: int) -> None:
+    seen = Recorder(lambda row: ConnectionResetError("accepted, then reset") if len(seen.rows) == 1 else None)
+    asked = 0
+
+    async def verify(_row: EffectRow) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise OSError("still down")
+        return answer
+
+    await world.enqueue()
+    await world.running({NAME: Handling(seen, verify=verify)})
+    for _ in range(400):
+        await world.set("available_at = 0")
+        if await world.rows() == ["done"]:
+            break
+        await asyncio.sleep(0.01)
+    assert await world.rows("state, doubt") == [("done", 0)]
+    assert (len(seen.rows), asked) == (calls, 2)
+    assert await world.rows("provider_id") == ["p-1" if isinstance(answer, Receipt) else None]
+
+
+async def test_without_a_way_to_ask_an_unknown_outcome_waits_for_an_operator(world: World) -> None:
+    seen = Recorder(lambda _row: UnknownOutcome("no answer"))
+    await world.enqueue()
+    await world.running(seen)
+    await world.until_all("unknown")
+    assert await world.rows("available_at") == [NEVER]
+
+
+async def test_a_key_that_is_forgotten_by_the_other_side_is_not_sent_again(world: World) -> None:
+    seen = Recorder(lambda row: ConnectionResetError("reset") if len(seen.rows) == 1 else None)
+    await world.enqueue(world.effects(2))
+    await world.running({NAME: Handling(seen, key_ttl=HOUR, concurrency=1)})
+    await world.until(lambda: len(seen.rows) == 2)
+    await world.set("first_sent_at = 0, available_at = 0")
+
+    async def waits() -> bool:
+        return (await world.rows("state, doubt"))[0] == ("unknown", 1)
+
+    await world.until(waits)
+    assert len(seen.rows) == 2
+
+
+async def test_within_the_time_of_the_key_it_is_sent_again(world: World) -> None:
+    seen = Recorder(lambda row: ConnectionResetError("reset") if len(seen.rows) == 1 else None)
+    await world.enqueue()
+    await world.running({NAME: Handling(seen, key_ttl=HOUR)})
+    await world.until_all("done")
+    assert len({row.key for row in seen.rows}) == 1
+
+
+async def test_a_lost_worker_leaves_a_doubt_where_a_repeat_would_cost(world: World) -> None:
+    seen = Recorder()
+    asked: list[int] = []
+
+    async def verify(row: EffectRow) -> bool:
+        asked.append(row.id)
+        return True
+
+    await world.enqueue()
+    await world.claim(worker="dead", lease=-1)
+    await world.running({NAME: Handling(seen, verify=verify)})
+    await world.until_all("done")
+    assert (seen.rows, len(asked)) == ([], 1)
+
+
+async def test_a_batch_is_one_call(world: World) -> None:
+    calls: list[int] = []
+
+    async def handler(rows: list[EffectRow]) -> list[Receipt]:
+        calls.append(len(rows))
+        return [Receipt(f"p-{row.id}") for row in rows]
+
+    await world.enqueue(world.effects(25))
+    await world.running({NAME: Handling(handler, batch=10, concurrency=3)})
+    await world.until_all("done")
+    assert calls == [10, 10, 5]
+    assert await world.rows("provider_id") == [f"p-{id_}" for id_ in await world.rows("id")]
+
+
+@pytest.mark.parametrize("place", range(3))
+async def test_a_poison_item_of_a_batch_strands_nobody(world: World, place: int) -> None:
+    async def handler(rows: list[EffectRow]) -> None:
+        if any(row.record_id == place + 1 for row in rows):
+            raise ValueError("bad item")
+
+    await world.enqueue(world.effects(3))
+    await world.running({NAME: Handling(handler, Retry(max_attempts=1), batch=10)})
+
+    async def over() -> bool:
+        return await world.rows() == ["dead" if n == place else "done" for n in range(3)]
+
+    await world.until(over)
+
+
+@pytest.mark.parametrize(("poison", "state", "next_goes"), [("skip", "dead", True), ("park", "parked", False)])
+async def test_what_becomes_of_a_head_that_fails_for_good(
+    world: World, poison: Any, state: str, next_goes: bool
+) -> None:
+    seen = Recorder(lambda row: Rejected("no") if row.record_id == 1 else None)
+    events: list[DeliveryEvent] = []
+    await world.enqueue(world.effects(2, order="a"))
+    worker = await world.worker({NAME: Handling(seen, ordered=True, poison=poison)})
+    worker.observers.append(events.append)
+    await worker.drain()
+    assert await world.rows() == [state, "done" if next_goes else "pending"]
+    assert next(event.state for event in events if event.kind == "ended") == state
+
+
+async def test_a_blocking_head_is_tried_on(world: World) -> None:
+    seen = Recorder(lambda row: Rejected("no") if len(seen.rows) < 3 else None)
+    await world.enqueue(world.effects(2, order="a"))
+    await world.running({NAME: Handling(seen, Retry(max_attempts=1), ordered=True, poison="block")})
+    for _ in range(400):
+        await world.set("available_at = 0")
+        if set(await world.rows()) == {"done"}:
+            break
+        await asyncio.sleep(0.01)
+    assert seen.numbers == [1, 1, 1, 2]
+
+
+async def test_of_a_coalescing_key_only_the_newest_goes(world: World) -> None:
+    await world.enqueue(world.effects(3, order="a"))
+
+    def supersede() -> Work[None]:
+        yield Run(supersede_statement(world.driver.dialect), supersede_params({f"{NAME}|a": 3}))
+
+    await world.driver.write(supersede())
+    seen = Recorder()
+    await (await world.worker({NAME: Handling(seen, ordered=True, coalesce=True)})).drain()
+    assert seen.numbers == [3]
+    assert await world.rows("state, error_class") == [("cancelled", "superseded")] * 2 + [("done", None)]
+
+
+async def test_a_failed_effect_gives_way_to_a_newer_one(world: World) -> None:
+    seen = Recorder(lambda row: RuntimeError("down") if row.record_id == 1 else None)
+    await world.enqueue(world.effects(2, order="a"))
+    await (await world.worker({NAME: Handling(seen, ordered=True, coalesce=True)})).drain()
+    assert seen.numbers == [1, 2]
+    assert await world.rows() == ["cancelled", "done"]
+
+
+async def test_every_attempt_that_did_not_succeed_at_once_is_in_the_ledger(world: World) -> None:
+    from tests.effects.world import query
+
+    seen = Recorder(lambda row: RuntimeError("down") if len(seen.rows) == 1 else None)
+    await world.enqueue()
+    worker = await world.worker(seen, rhythm=QUICK)
+    await worker.drain()
+    await worker.drain(waiting=True)
+    await world.enqueue()
+    await worker.drain()
+    rows = await world.driver.read(
+        query(
+            "SELECT effect_id, attempt, outcome, error_class, started_at <= ended_at FROM ensue_effect_attempt ORDER BY id"
+        )
+    )
+    assert [(*row[:4], bool(row[4])) for row in rows] == [
+        (1, 1, "retry", "transient", True),
+        (1, 2, "succeed", None, True),
+    ]

@@ -1,0 +1,157 @@
+"""Limits, breakers, holds and pauses of targets over several workers, on both databases (pitfalls P13, P14, P22, P25, P26)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ensue.effects.breaker import CallWindow
+from ensue.effects.outbox import Gate, Move, Turn, Want, claim, ensure_targets, first_after, micros, move, outcome
+from ensue.effects.target import EffectRow, Handling
+from ensue.errors import Throttled
+from ensue.schema.delivery import Breaker, Rate, Retry, Target
+from tests.effects.world import NAME, Recorder, World, query
+
+QUICK_BREAKER = Breaker(consecutive=3, open_seconds=0.3)
+
+
+async def target_rows(world: World, columns: str) -> list[Any]:
+    return await world.driver.read(query(f"SELECT {columns} FROM ensue_effect_target ORDER BY target"))
+
+
+async def test_an_outage_opens_the_breaker_for_all_parks_and_burns_no_attempt(world: World) -> None:
+    down = True
+    seen = Recorder(lambda _row: OSError("down") if down else None)
+    handling = Handling(seen, Retry(max_attempts=1), target=Target("crm", breaker=QUICK_BREAKER), concurrency=2)
+    await world.enqueue(world.effects(10))
+    for seed in (1, 2):
+        await world.running({NAME: handling}, seed=seed)
+
+    async def is_open() -> bool:
+        return bool(await target_rows(world, "target")) and "parked" in await world.rows()
+
+    await world.until(is_open)
+    called = len(seen.rows)
+    assert called <= 3 + 3 * 2, "what is under way when it opens, and nothing after"
+    down = False
+    await world.until_all("done")
+    assert await world.rows("attempt") == [1] * 10
+    assert [row[0] for row in await target_rows(world, "breaker_state, target")] == ["closed"]
+
+
+async def test_exactly_one_probe_goes_through(world: World) -> None:
+    await world.enqueue(world.effects(5))
+    await world.driver.write(move(world.driver.dialect, [Move("trip", NAME, pause=0)]))
+    [probe] = await world.claim()
+    assert probe.probe
+    assert await world.claim(worker="other") == []
+    reopened = Move("reopen", NAME, most=micros(300), token=probe.token, names=(NAME,))
+    end = outcome(probe, "outage", error=("unavailable", "down"), parks=True)
+    assert await world.settle([end], [reopened]) == {probe.row.id: "parked"}
+    assert await target_rows(world, "breaker_state, probe_token") == [("open", None)]
+    await world.driver.write(query("UPDATE ensue_effect_target SET open_until = 0 RETURNING target"))
+    [probe] = await world.claim()
+    late = Move("close", NAME, token="of another", names=(NAME,))
+    assert await world.driver.write(move(world.driver.dialect, [late])) == []
+    close = Move("close", NAME, token=probe.token, names=(NAME,))
+    await world.settle([outcome(probe, "succeed")], [close])
+    assert await target_rows(world, "breaker_state") == [("closed",)]
+    assert "parked" not in await world.rows()
+    assert len(await world.claim()) == 4
+
+
+async def test_being_told_to_wait_holds_the_whole_target(world: World) -> None:
+    first = Recorder(lambda _row: Throttled(30.0))
+    other = Recorder()
+    target = Target("crm")
+    await world.enqueue(world.effects(1))
+    await world.running({NAME: Handling(first, target=target), "b": Handling(other, target=target)})
+    await world.until(lambda: len(first.rows) == 1)
+
+    async def held() -> bool:
+        return bool(await target_rows(world, "held_until"))
+
+    await world.until(held)
+    await world.enqueue([*world.effects(3, name="b"), *world.effects(2)])
+    await asyncio.sleep(0.2)
+    assert (len(first.rows), other.rows) == (1, [])
+    assert (await world.rows("attempt"))[0] == 0
+
+
+async def test_a_pause_stops_everything_and_a_resume_lets_it_go(world: World) -> None:
+    seen = Recorder()
+    await world.driver.write(move(world.driver.dialect, [Move("pause", NAME, reason="maintenance")]))
+    await world.enqueue(world.effects(5))
+    worker = await world.running(seen)
+    await asyncio.sleep(0.2)
+    assert seen.rows == []
+    await world.driver.write(move(world.driver.dialect, [Move("resume", NAME, names=(NAME,))]))
+    await world.until_all("done")
+    assert worker is not None
+
+
+async def test_the_concurrency_of_a_target_holds_for_the_fleet(world: World) -> None:
+    running = most = 0
+
+    async def handler(_row: EffectRow) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.005)
+        running -= 1
+
+    await world.enqueue([*world.effects(20), *world.effects(20, name="b")])
+    handling = Handling(handler, target=Target("crm", concurrency=3))
+    for seed in (1, 2):
+        await world.running({NAME: handling, "b": handling}, seed=seed)
+    await world.until_all("done", seconds=20)
+    assert most == 3
+
+
+async def test_the_rate_of_a_target_holds_for_the_fleet(world: World) -> None:
+    rate = Rate(20, per_seconds=1, burst=2)
+    seen: list[float] = []
+
+    async def handler(_row: EffectRow) -> None:
+        seen.append(asyncio.get_running_loop().time())
+
+    await world.enqueue(world.effects(14))
+    handling = Handling(handler, target=Target("crm", rate=rate))
+    for seed in (1, 2):
+        await world.running({NAME: handling}, seed=seed)
+    await world.until_all("done", seconds=20)
+    assert seen[-1] - seen[0] >= 12 / 20 * 0.9, "two at once, the others at the rate"
+
+
+async def test_a_higher_priority_overtakes_what_is_a_minute_older(world: World) -> None:
+    await world.enqueue([*world.effects(2, name="low"), *world.effects(2, name="high"), *world.effects(1, name="old")])
+    await world.driver.write(
+        query("UPDATE ensue_effect SET available_at = available_at - 120000000 WHERE name = 'old' RETURNING id")
+    )
+    await world.driver.write(ensure_targets(world.driver.dialect, ["crm"]))
+    wants = [
+        Want(name, 5, "crm", priority, after=first_after(name))
+        for name, priority in (("low", 0), ("high", 1), ("old", 0))
+    ]
+    gates = [Gate("crm", ("low", "high", "old"), concurrency=3)]
+    claims = await world.driver.write(claim(world.driver.dialect, Turn(wants, gates, "t", "w", micros(30))))
+    assert sorted(one.row.name for one in claims) == ["high", "high", "old"]
+
+
+async def test_a_blocked_key_among_hundreds_hides_nobody(world: World) -> None:
+    effects = [effect for key in range(1200) for effect in world.effects(1, order=f"{key:05}")]
+    await world.enqueue(effects)
+    await world.driver.write(
+        query("UPDATE ensue_effect SET available_at = available_at + 600000000 WHERE record_id < 1199 RETURNING id")
+    )
+    seen = Recorder()
+    await world.running({NAME: Handling(seen, ordered=True)})
+    await world.until(lambda: len(seen.rows) == 2)
+    assert sorted(seen.numbers) == [1199, 1200]
+
+
+def test_a_share_of_failures_opens_it_too() -> None:
+    window = CallWindow(Breaker(consecutive=100, minimum_calls=10, window_seconds=30))
+    said = [window.count(answered=n % 2 == 0, now=n / 10) for n in range(10)]
+    assert said == [False] * 9 + [True]
+    assert not any(window.count(answered=n % 2 == 0, now=100 + n * 10) for n in range(30)), "too few within the window"
