@@ -67,10 +67,12 @@ class Provider:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
-            worker, verb, what = (await reader.readline()).decode().split()
-            answer = await (self._submit(what) if verb == "submit" else self._poll(worker, what))
-            writer.write(f"{answer}\n".encode())
-            await writer.drain()
+            said = (await reader.readline()).decode().split()
+            if len(said) == 3:  # else the worker was killed before it had said anything
+                worker, verb, what = said
+                answer = await (self._submit(what) if verb == "submit" else self._poll(worker, what))
+                writer.write(f"{answer}\n".encode())
+                await writer.drain()
         writer.close()
 
     async def _submit(self, key: str) -> str:

@@ -12,7 +12,8 @@ import sys
 import pytest
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 async def test_all_are_settled_by_several_workers_of_which_one_is_killed(database_url: str) -> None:
     size = ("--tasks", "150", "--workers", "4", "--failing", "0.02", "--lease", "2.5", "--after-submits")
     process = await asyncio.create_subprocess_exec(
