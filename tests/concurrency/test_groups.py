@@ -277,6 +277,29 @@ def _positions() -> Work[list[Any]]:
     return (yield Run(Statement("positions", "SELECT order_key, position FROM ensue_effect", rows=True)))
 
 
+async def test_repeats_with_a_key_are_replayed(database_url: str) -> None:
+    """Each key comes three times, at the same moment: one is done, the others give its event."""
+    async with world(database_url) as run:
+        calls = [
+            run.controller.dispatch(
+                Say(post=Post.ref(n % 4 + 1), points=n), user=User.ref(n % 6 + 1), idempotency_key=f"key {n}"
+            )
+            for _ in range(3)
+            for n in range(25)
+        ]
+        results = await asyncio.gather(*calls)
+        for n in range(25):
+            same = [result for result in results if result.event.points == n]
+            assert len({result.event.id for result in same}) == 1
+            assert sorted(result.replayed for result in same) == [False, True, True]
+            assert all(bool(result.changes) is not result.replayed for result in same)
+        assert await run.controller.store.count(Comment) == 25
+        other = Say(post=Post.ref(1), points=99)
+        with pytest.raises(Rejected, match="another payload"):
+            await run.controller.dispatch(other, user=User.ref(1), idempotency_key="key 0")
+        assert run.begun["begin"] < 50
+
+
 async def test_a_function_runs_in_the_context_of_its_caller(postgres_url: str) -> None:
     async def named(run: Any, n: int) -> None:
         caller.set(f"caller {n}")

@@ -106,7 +106,7 @@ class Controller:
             yield from fill_key(tx, key, results[0].event.id)
             return results
 
-        return (await self._transact(asked, work))[0]
+        return (await self._transact(asked, work, kind=f"{model.name} with a key"))[0]
 
     async def dispatch_many(self, interactions: Iterable[M], /, *, user: object = None) -> list[DispatchResult[M]]:
         """Dispatch several in one transaction and one propagation; all or none. Each result has the changes of the whole."""

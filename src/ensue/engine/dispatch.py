@@ -26,7 +26,7 @@ from ensue.engine.writing.apply import insert_rows
 from ensue.errors import InvalidValue, Rejected
 from ensue.plan.plan import RecordPlan, Row
 from ensue.schema.record import Record, make_record, record_values
-from ensue.store.statement import Run, Statement, Work
+from ensue.store.statement import Access, Run, Shared, Statement, Work
 from ensue.store.system_tables import ANONYMOUS
 
 
@@ -143,9 +143,51 @@ _FILL = {
     "postgresql": "UPDATE ensue_idempotency SET event_id = $4::bigint "
     "WHERE interaction = $1::text AND user_id = $2::bigint AND key = $3::text",
 }
+_CLAIM_MANY = Statement(
+    "ensue_idempotency.claim_many",
+    "INSERT INTO ensue_idempotency (interaction, user_id, key, payload_hash) "
+    "SELECT g.i, g.u, g.k, g.h FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS g(i, u, k, h) "
+    "ORDER BY g.i, g.u, g.k ON CONFLICT (interaction, user_id, key) DO NOTHING RETURNING interaction, user_id, key",
+    rows=True,
+)
+_FILL_MANY = Statement(
+    "ensue_idempotency.fill_many",
+    "UPDATE ensue_idempotency AS t SET event_id = g.e "
+    "FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS g(i, u, k, e) "
+    "WHERE t.interaction = g.i AND t.user_id = g.u AND t.key = g.k",
+)
+
+
+def _shared_key(access: Access, many: Statement | None = None) -> Shared:
+    """A key is its member's until that is done: who comes with it again finds the event."""
+
+    def claimed(runs: Sequence[Run], rows: Sequence[Row]) -> Sequence[list[Row]]:
+        ours = set(rows)
+        return [[(True,)] if tuple(run.params[:3]) in ours else [] for run in runs]
+
+    return Shared(
+        access,
+        "ensue_idempotency",
+        exclusive=True,
+        ids=lambda run: (tuple(run.params[:3]),),
+        many=many,
+        join=None if many is None else (lambda runs: list(zip(*[run.params for run in runs], strict=True))),
+        split=claimed,
+    )
+
+
 CLAIM, STORED, FILL = (
-    {dialect: Statement(f"ensue_idempotency.{name}", text, rows=rows) for dialect, text in texts.items()}
-    for name, texts, rows in (("claim", _CLAIM, True), ("read", _STORED, True), ("fill", _FILL, False))
+    {
+        dialect: Statement(
+            f"ensue_idempotency.{name}", text, rows=rows, shared=shared if dialect == "postgresql" else None
+        )
+        for dialect, text in texts.items()
+    }
+    for name, texts, rows, shared in (
+        ("claim", _CLAIM, True, _shared_key("write", _CLAIM_MANY)),
+        ("read", _STORED, True, _shared_key("read")),
+        ("fill", _FILL, False, _shared_key("write", _FILL_MANY)),
+    )
 )
 
 IdempotencyKey = tuple[str, int, str]

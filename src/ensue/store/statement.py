@@ -30,7 +30,7 @@ class Shared:
     access: Access
     table: str = ""
     exclusive: bool = False
-    ids: "Callable[[Run], Sequence[int]] | None" = None
+    ids: "Callable[[Run], Sequence[Any]] | None" = None
     lock: "Statement | None" = None
     many: "Statement | None" = None
     join: "Callable[[Sequence[Run]], Sequence[Any]] | None" = None

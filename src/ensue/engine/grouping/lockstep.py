@@ -22,7 +22,7 @@ POSTPONED_SHARE = 4
 """If no more than one in so many waits for rows of the others, they go with the next group rather than after it in this."""
 
 
-_Asked = tuple[Member, Run, Shared, list[int]]
+_Asked = tuple[Member, Run, Shared, list[Any]]
 """A request that may run, and the rows that its member had not before."""
 
 
@@ -30,12 +30,12 @@ class Locks:
     """Which members hold which rows."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, int], tuple[bool, set[Member]]] = {}
+        self._held: dict[tuple[str, Any], tuple[bool, set[Member]]] = {}
 
-    def take(self, member: Member, shared: Shared, ids: Sequence[int]) -> list[int] | None:
+    def take(self, member: Member, shared: Shared, ids: Sequence[Any]) -> list[Any] | None:
         """Take all rows or none: the ids of those that the member had not as it wants them, or None."""
         table, exclusive, held = shared.table, shared.exclusive, self._held
-        fresh: list[int] = []
+        fresh: list[Any] = []
         for id_ in ids:
             entry = held.get((table, id_))
             if entry is None:
@@ -127,7 +127,7 @@ class Lockstep:
             member.leave()
             return
         assert isinstance(request, Run)
-        fresh: list[int] | None = []
+        fresh: list[Any] | None = []
         if shared.ids is not None:
             fresh = self._locks.take(member, shared, shared.ids(request))
             if fresh is None:
@@ -171,8 +171,7 @@ class Lockstep:
                 member.answer(rows)
                 self._moved(member)
             return
-        unlocked = sorted(id_ for *_, fresh in asked for id_ in fresh)
-        if shared.lock is not None and unlocked:
+        if shared.lock is not None and (unlocked := sorted(id_ for *_, fresh in asked for id_ in fresh)):
             yield Run(shared.lock, (unlocked,))
         runs = [request for _, request, *_ in asked]
         found: list[Any] = yield Run(shared.many or first.statement, shared.join(runs))

@@ -68,7 +68,7 @@ class Member:
         self.value: Any = None
         self.error: BaseException | None = None
         self.alone = self.postponed = self.wrote = self.ended = False
-        self.held: list[tuple[str, int]] = []
+        self.held: list[tuple[str, Any]] = []
         self.position = 0
 
     def begin(self) -> None:
