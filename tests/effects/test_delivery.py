@@ -17,7 +17,7 @@ from ensue.effects.after_commit import run_after_commit
 from ensue.effects.deliver import Delivery, Polling
 from ensue.effects.heartbeat import Rhythm
 from ensue.effects.ledger import count_effects, list_effects, prune_effects, retry_effects, show_effect
-from ensue.effects.outbox import outcome
+from ensue.effects.outbox import Claim, outcome
 from ensue.effects.target import EffectRow, Handling
 from ensue.errors import NotFound, Rejected, UsageError
 from ensue.schema.delivery import Retry
@@ -358,16 +358,21 @@ async def test_shutdown_gives_back_what_runs_and_finishes_what_can(world: World)
 async def test_what_the_last_round_claims_is_not_left_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = Recorder(seconds=0.1)
     worker = await world.running(handler)
-    write, claiming, go_on = worker._driver.write, asyncio.Event(), asyncio.Event()
+    claiming, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(work: Any) -> Any:
-        result = await write(work)
-        if getattr(result, "claims", ()):
-            claiming.set()
-            await go_on.wait()
-        return result
+    def slow(run: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        async def running(work: Any) -> Any:
+            result = await run(work)
+            if isinstance(result, tuple) and result and isinstance(result[0], Claim):
+                claiming.set()
+                await go_on.wait()
+            return result
 
-    monkeypatch.setattr(worker._driver, "write", slow)
+        return running
+
+    # A claim is a statement of its own on PostgreSQL, and a transaction on SQLite.
+    for way in ("read", "write"):
+        monkeypatch.setattr(worker._driver, way, slow(getattr(worker._driver, way)))
     await world.enqueue(world.effects(3))
     worker.wake()
     await claiming.wait()

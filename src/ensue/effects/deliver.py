@@ -170,6 +170,7 @@ class Delivery:
         write.
         """
         self._stopping = True
+        self._signal.set()
         # The round under way may still bring claims; they are to be waited for as well.
         async with self._round_lock:
             pass
@@ -232,7 +233,7 @@ class Delivery:
     # --- The loops ----------------------------------------------------------------------------------------------------
 
     async def _loop(self) -> None:
-        while not self._closing:
+        while not self._stopping:
             self._signal.clear()
             busy = await self._try_round()
             if busy:
@@ -355,20 +356,20 @@ class Delivery:
             if self._stopping:
                 return False
             await self._ensure_targets()
-            wants = self._offers.wants(self._flights.wants())
-            worth, late = await self._worth(wants)
+            free = self._flights.wants()
+            worth, late = await self._worth({name for name, _ in free})
             if late:
                 await self._rescue()
-            if not worth or not wants:
+            if not worth or not free:
                 return late
-            return bool(await self._claim(wants)) or late
+            return bool(await self._claim(self._offers.wants(free))) or late
 
     async def _ensure_targets(self) -> None:
         if not self._ensured and self._offers.limited:
             await self._driver.write(ensure_targets(self._driver.dialect, self._offers.limited))
         self._ensured = True
 
-    async def _worth(self, wants: Sequence[Want]) -> tuple[bool, bool]:
+    async def _worth(self, wanted: set[str]) -> tuple[bool, bool]:
         """Whether a claim may find something, and whether a rescue will. Costs a read unless that is known already."""
         woken, self._woken = self._woken, False
         now = self._clock.monotonic_seconds()
@@ -381,7 +382,6 @@ class Delivery:
             await self._probe()
         self._due_in_seconds = _next_instant(seen)
         self._offers.learn(seen)
-        wanted = {want.name for want in wants}
         ready = any(one.claimable_in is not None and one.claimable_in <= 0 and one.name in wanted for one in seen)
         return woken or ready, any(one.lease_ends_in is not None and one.lease_ends_in <= 0 for one in seen)
 
