@@ -2,7 +2,8 @@
 
 Decides how many are under way at once, how large a group is, and who runs alone: whoever is the only one, whoever can't share, and
 for a while those whose groups failed. Leaves the sharing itself to `lockstep`. Invariants: a caller is answered after the COMMIT;
-what one member does wrong is never another's error, because a failed group is rolled back and its members run without it.
+what one member does wrong is never another's error, because a failed group is rolled back and its members run without it; what
+may have been committed is never done again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from ensue.engine.commit import Commit
 from ensue.engine.grouping.lockstep import Lockstep, in_turn
 from ensue.engine.grouping.member import Abandoned, Member, Start
 from ensue.engine.grouping.shared_effects import shared_effects
-from ensue.errors import Conflict, Rejected
+from ensue.errors import Conflict, Rejected, Unavailable
 from ensue.store.driver import Driver
 from ensue.store.statement import Statement
 
@@ -27,6 +28,8 @@ T = TypeVar("T")
 MEMBERS_MAX = 64
 UNDER_WAY_MAX = 2
 """On PostgreSQL: while one group is being committed, another is computed."""
+OVERDUE_SECONDS = 0.25
+"""Those who wait don't wait longer for the end of what is under way: it may itself wait, for a row or for a callback."""
 REST = 64
 """How many run alone after groups of two failed, at least; it doubles up to `REST_MAX` while they go on failing."""
 REST_MAX = 4096
@@ -35,14 +38,17 @@ IN_ORDER = 256
 
 
 class _Waiting:
-    """Who waits for a group. `served`: whether it got its result there; None until that is known."""
+    """Who waits for a group. `served`: whether it got its result there; None until that is known.
 
-    __slots__ = ("_answered", "member", "served", "turn", "under_way")
+    `turn`: what is under way with it; None while it is in the lane, or back there.
+    """
+
+    __slots__ = ("_answered", "member", "served", "turn")
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.served: bool | None = None
-        self.turn = self.under_way = False
+        self.turn: _Turn | None = None
         self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def answer(self, *, served: bool) -> None:
@@ -60,7 +66,7 @@ class _Waiting:
             except asyncio.CancelledError as error:
                 cancelled = error
                 self.member.cancelled = True
-                if not self.under_way:
+                if self.turn is None:
                     break
                 # The cancellation took the future with it.
                 self._answered = asyncio.get_running_loop().create_future()
@@ -69,13 +75,20 @@ class _Waiting:
 
 
 @dataclass(slots=True, eq=False)
+class _Turn:
+    """What is under way: one that runs alone, or a group."""
+
+    members: int = 1
+
+
+@dataclass(slots=True, eq=False)
 class _Lane:
-    """The dispatches of one interaction."""
+    """The dispatches of one interaction. `turns` are those under way that others wait for."""
 
     waiting: deque[_Waiting] = field(default_factory=deque[_Waiting])
     ranks: dict[Statement, int] = field(default_factory=dict[Statement, int])
-    under_way: int = 0
-    members: int = 0  # of those under way
+    turns: set[_Turn] = field(default_factory=set[_Turn])
+    alarm: asyncio.TimerHandle | None = None
     size: int = MEMBERS_MAX
     rest: int = 0
     rest_next: int = REST
@@ -129,65 +142,81 @@ class Groups:
         if lane.rest:
             lane.rest -= 1
             return await alone()
-        if lane.waiting or lane.under_way >= self._under_way_max:
+        turn = _Turn()
+        if lane.waiting or len(lane.turns) >= self._under_way_max:
             waiting = _Waiting(Member(start, copy_context()))
             await self._wait(lane, waiting)
             if waiting.served:
                 if waiting.member.error is not None:
                     raise waiting.member.error
                 return waiting.member.value[0]
-            if not waiting.turn:
+            if waiting.turn is None or waiting.turn.members > 1:
                 return await alone()
+            turn = waiting.turn
         else:
-            lane.under_way += 1
-            lane.members += 1
+            lane.turns.add(turn)
         try:
             return await alone()
         finally:
-            self._done(lane, 1)
+            self._done(lane, turn)
 
     async def _wait(self, lane: _Lane, waiting: _Waiting) -> None:
         lane.waiting.append(waiting)
+        if lane.alarm is None:
+            self._set_alarm(lane)
         try:
             await waiting.wait()
         except asyncio.CancelledError:
-            if waiting.turn:
-                self._done(lane, 1)
-            elif not waiting.under_way:
+            if waiting.turn is None:
                 lane.waiting.remove(waiting)
+            elif waiting.turn.members == 1:
+                self._done(lane, waiting.turn)
             raise
 
-    def _done(self, lane: _Lane, members: int) -> None:
-        lane.under_way -= 1
-        lane.members -= members
+    def _set_alarm(self, lane: _Lane) -> None:
+        loop = asyncio.get_running_loop()
+        lane.alarm = loop.call_later(OVERDUE_SECONDS, self._overdue, lane, tuple(lane.turns), context=Context())
+
+    def _overdue(self, lane: _Lane, turns: Sequence[_Turn]) -> None:
+        """No longer wait for those of `turns` that are still under way."""
+        lane.alarm = None
+        if lane.waiting:
+            lane.turns.difference_update(turns)
+            self._start(lane)
+        if lane.waiting:
+            self._set_alarm(lane)
+
+    def _done(self, lane: _Lane, turn: _Turn) -> None:
+        lane.turns.discard(turn)
         if lane.waiting:
             # Those who have just been answered come again first, if they do.
             asyncio.get_running_loop().call_soon(self._start, lane)
 
     def _start(self, lane: _Lane) -> None:
-        while lane.waiting and lane.under_way < self._under_way_max:
-            share = -(-(len(lane.waiting) + lane.members) // self._under_way_max)
-            chosen = lane.choose(min(share, lane.size))
-            lane.under_way += 1
-            lane.members += len(chosen)
+        while lane.waiting and len(lane.turns) < self._under_way_max:
+            members = len(lane.waiting) + sum(turn.members for turn in lane.turns)
+            chosen = lane.choose(min(-(-members // self._under_way_max), lane.size))
+            turn = _Turn(len(chosen))
+            lane.turns.add(turn)
+            for waiting in chosen:
+                waiting.turn = turn
             if len(chosen) == 1:
-                chosen[0].turn = True
                 chosen[0].answer(served=False)
                 continue
-            for waiting in chosen:
-                waiting.under_way = True
-            task = asyncio.get_running_loop().create_task(self._run(lane, chosen))
+            # Not in the context of whoever happened to end just now.
+            task = asyncio.get_running_loop().create_task(self._run(lane, chosen, turn), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, lane: _Lane, chosen: Sequence[_Waiting]) -> None:
+    async def _run(self, lane: _Lane, chosen: Sequence[_Waiting], turn: _Turn) -> None:
         try:
             await self._commit(lane, chosen)
         finally:
             for waiting in chosen:
-                if waiting.under_way:
+                # One that was postponed may be under way with another group already.
+                if waiting.turn is turn:
                     waiting.answer(served=False)
-            self._done(lane, len(chosen))
+            self._done(lane, turn)
 
     async def _commit(self, lane: _Lane, chosen: Sequence[_Waiting]) -> None:
         """Commit a group, or parts of it; who is not answered runs alone."""
@@ -204,10 +233,7 @@ class Groups:
             await self._driver().write(work)
         except Exception as error:  # noqa: BLE001 - each member that runs alone meets its own
             if group is not None and group.complete and not isinstance(error, Conflict):
-                # At COMMIT: whether it was is not known, so nothing is done again.
-                for waiting in chosen:
-                    waiting.member.error = error
-                    waiting.answer(served=True)
+                self._outcome_unknown(lane, chosen, finished, error)
                 return
             if group is not None and group.repeated and not isinstance(error, Rejected):
                 lane.in_order = IN_ORDER
@@ -222,16 +248,44 @@ class Groups:
         else:
             lane.went_well()
         for member in finished:
-            self._committed(member.value[1])
+            self._tell(member)
+        self._answer(lane, chosen)
+
+    def _tell(self, member: Member) -> None:
+        try:
+            member.context.run(self._committed, member.value[1])
+        except BaseException as error:  # noqa: BLE001 - its caller's, as if it had been alone: nothing is to be done again
+            member.error = error
+
+    def _answer(self, lane: _Lane, chosen: Sequence[_Waiting]) -> None:
+        """Say that the group is committed; who was postponed waits anew."""
         for waiting in reversed(chosen):
             if waiting.member.postponed:
                 waiting.member.roll_back()
-                waiting.under_way = False
+                waiting.turn = None
                 lane.waiting.appendleft(waiting)
             else:
                 waiting.answer(served=not waiting.member.alone)
 
+    def _outcome_unknown(
+        self, lane: _Lane, chosen: Sequence[_Waiting], finished: Sequence[Member], error: Exception
+    ) -> None:
+        """The COMMIT failed, so what is in it is not done again; who has nothing in it goes on."""
+        lane.failed()
+        for waiting in chosen:
+            if waiting.member in finished:
+                waiting.member.error = _own(error)
+                waiting.answer(served=True)
+            else:
+                waiting.member.roll_back()
+
     async def _failed(self, lane: _Lane, chosen: Sequence[_Waiting], error: Exception) -> None:
+        if isinstance(error, Unavailable) and not any(waiting.member.tx for waiting in chosen):
+            # No transaction could be begun: each has waited for that as long as it would have alone.
+            for waiting in chosen:
+                waiting.member.error = _own(error)
+                waiting.answer(served=True)
+            return
         for waiting in chosen:
             waiting.member.roll_back()
         left = [waiting for waiting in chosen if not waiting.member.cancelled]
@@ -246,3 +300,12 @@ class Groups:
             for part in (left[:half], left[half:]):
                 if len(part) > 1:
                     await self._commit(lane, part)
+
+
+def _own(error: Exception) -> Exception:
+    """The same error for one of several callers: what one does to it must not show on another's."""
+    if type(error) is not Unavailable:
+        return error
+    own = Unavailable(str(error), retryable=error.retryable)
+    own.__cause__ = error
+    return own
