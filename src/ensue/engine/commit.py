@@ -25,12 +25,12 @@ class Commit:
     """What a committed transaction did, for those who follow it.
 
     `events`: net change per record whose images are known. `touched`: ids of every record that changed, by type, derived changes
-    included. `effects`: how many were enqueued.
+    included. `effects`: the names of those that were enqueued, one for each.
     """
 
     events: Callable[[], Sequence[MutationEvent[Any]]]
     touched: Mapping[str, frozenset[int]]
-    effects: int = 0
+    effects: tuple[str, ...] = ()
     after_commit: tuple[AfterCommit, ...] = ()
 
 
@@ -69,5 +69,5 @@ def finish(tx: Transaction) -> Work[Commit]:
     touched = {record: frozenset(table) for record, table in net.items() if table}
     for record, ids in tx.frame.touched.items():
         touched[record] = touched.get(record, frozenset()) | ids
-    plan = tx.plan
-    return Commit(lambda: [event.mutation for event in net_events(plan, net)], touched, len(durable), tuple(volatile))
+    plan, enqueued = tx.plan, tuple(effect.name for effect in durable)
+    return Commit(lambda: [event.mutation for event in net_events(plan, net)], touched, enqueued, tuple(volatile))

@@ -6,8 +6,9 @@ then is the transaction begun before it, so a guard that reads nothing costs non
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from ensue.clock import Clock, SystemClock
@@ -42,6 +43,7 @@ from ensue.store.driver import Driver, Session
 from ensue.store.inbox_table import CLOSED, StoredMessage, message_state
 from ensue.store.retry import with_retry
 from ensue.store.statement import Run, Work
+from ensue.telemetry import REPEATED, Activity, Switchboard
 
 M = TypeVar("M", bound=Interaction)
 T = TypeVar("T")
@@ -54,8 +56,16 @@ Begin = Callable[[], tuple[Transaction, Work[tuple[T, Commit]]]]
 class Controller:
     """An app's way in: `await controller.dispatch(AddComment(post=post, text="hi"), user=user)`."""
 
-    def __init__(self, *, plan: Plan, driver: Driver, clock: Clock | None = None, model: Model | None = None) -> None:
-        self.engine = Engine(plan, driver, clock if clock is not None else SystemClock())
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        driver: Driver,
+        clock: Clock | None = None,
+        model: Model | None = None,
+        telemetry: Switchboard | None = None,
+    ) -> None:
+        self.engine = Engine(plan, driver, clock if clock is not None else SystemClock(), telemetry)
         self.store = Store(self.engine)
         self.model = plan.model if model is None else model
         self._by_class = {item.cls: item for item in self.model.interactions.values()}
@@ -85,11 +95,23 @@ class Controller:
         Raises `Rejected` (nothing was written). With `idempotency_key` a repeat gives the first result, `replayed`.
         """
         model = self._interaction(interaction)
-        if model.reads is not None:
-            return await self._read(model, interaction, user, request)
-        plan = self.engine.plan.records[model.name]
+        with self.engine.telemetry.activity("dispatch", model.name) as activity:
+            if model.reads is not None:
+                return await self._read(model, interaction, user, request)
+            result = await self._dispatch(
+                model, interaction, Context(user=user, request=request, controller=self), idempotency_key
+            )
+            activity.note(event_id=result.event.id)
+            if result.replayed:
+                activity.end_as(REPEATED)
+            return result
+
+    async def _dispatch(
+        self, model: InteractionModel, interaction: M, context: Context, idempotency_key: str | None
+    ) -> DispatchResult[M]:
+        plan, user = self.engine.plan.records[model.name], context.user
         values = event_values(plan, interaction, user)
-        asked = [(interaction, Context(user=user, request=request, controller=self))]
+        asked = [(interaction, context)]
         if idempotency_key is None:
             results = await self._transact(
                 asked, lambda tx: self._store(tx, [(plan, values, interaction)]), kind=model.name
@@ -121,7 +143,9 @@ class Controller:
         if not given:
             return []
         context = Context(user=user, controller=self)
-        return await self._transact([(item, context) for item in given], lambda tx: self._store(tx, prepared))
+        asked = [(item, context) for item in given]
+        with self._dispatching(asked):
+            return await self._transact(asked, lambda tx: self._store(tx, prepared))
 
     async def receive(
         self,
@@ -152,7 +176,21 @@ class Controller:
         """Do what messages mean in one transaction, each if its claim succeeds; for each whether it did. All or none."""
         planned = await plan_arrivals(self.engine, self._interaction, arrivals)
         asked = [(interaction, Context(user=user, controller=self)) for interaction, user in planned.asked]
-        return await self._in_transaction(asked, planned.work, prepared=planned.prepared)
+        with self._dispatching(asked) as activities:
+            taken = await self._in_transaction(asked, planned.work, prepared=planned.prepared)
+            for activity in activities if not any(taken) else ():
+                activity.end_as(REPEATED)
+            return taken
+
+    @contextmanager
+    def _dispatching(self, asked: Asked) -> Generator[list[Activity]]:
+        """Tell of several dispatches at once, one for each type: they succeed or fail together."""
+        counts = Counter(type(interaction).__name__ for interaction, _ in asked)
+        telemetry = self.engine.telemetry
+        with ExitStack() as stack:
+            yield [
+                stack.enter_context(telemetry.activity("dispatch", name, count=count)) for name, count in counts.items()
+            ]
 
     def _interaction(self, interaction: object) -> InteractionModel:
         model = self._by_class.get(type(interaction))
@@ -195,9 +233,11 @@ class Controller:
             return await self._inside(outer, asked, body)
         now = self.engine.clock.now()
         kept = Prepared() if prepared is None else prepared
+        # Here, in the caller's context: members of a group are begun in the context of another.
+        trace = self.engine.telemetry.traceparent()
 
         def begin() -> tuple[Transaction, Work[tuple[T, Commit]]]:
-            tx = self.engine.begin(now=now, capture=told is not None, prepared=kept)
+            tx = self.engine.begin(now=now, capture=told is not None, prepared=kept, trace=trace)
             return tx, _whole(tx, body, told)
 
         async def attempt() -> T:

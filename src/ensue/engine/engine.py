@@ -26,6 +26,7 @@ from ensue.plan.plan import Plan
 from ensue.store.driver import Driver
 from ensue.store.retry import with_retry
 from ensue.store.statement import Work
+from ensue.telemetry import Switchboard
 
 T = TypeVar("T")
 Body = Callable[[Transaction], Work[T]]
@@ -35,7 +36,8 @@ CommitListener = Callable[[Commit], None]
 class Engine:
     """Plan × driver."""
 
-    def __init__(self, plan: Plan, driver: Driver, clock: Clock) -> None:
+    def __init__(self, plan: Plan, driver: Driver, clock: Clock, telemetry: Switchboard | None = None) -> None:
+        self.telemetry = telemetry or Switchboard()
         self.plan = plan
         self.driver = driver
         self.clock = clock
@@ -46,7 +48,12 @@ class Engine:
         self.groups = Groups(lambda: self.driver, self.committed)
 
     def begin(
-        self, *, now: datetime | None = None, capture: bool = False, prepared: Prepared | None = None
+        self,
+        *,
+        now: datetime | None = None,
+        capture: bool = False,
+        prepared: Prepared | None = None,
+        trace: str | None = None,
     ) -> Transaction:
         """The state of a transaction about to start."""
         return Transaction(
@@ -57,6 +64,7 @@ class Engine:
             capture=capture,
             prepared={} if prepared is None else prepared.values,
             allotted=set() if prepared is None else set(prepared.allotted),
+            trace=trace,
         )
 
     async def write(self, body: Body[T], *, prepared: Prepared | None = None) -> T:
@@ -64,10 +72,10 @@ class Engine:
         tx = running()
         if tx is not None:
             return await self.inside(tx, body)
-        now = self.clock.now()
+        now, trace = self.clock.now(), self.telemetry.traceparent()
 
         async def attempt() -> T:
-            return await self.once(body, self.begin(now=now, prepared=prepared))
+            return await self.once(body, self.begin(now=now, prepared=prepared, trace=trace))
 
         return await with_retry(attempt)
 
@@ -130,7 +138,7 @@ class Engine:
             async with self._savepoint(tx):
                 yield
             return
-        tx = self.begin()
+        tx = self.begin(trace=self.telemetry.traceparent())
         commit: Commit | None = None
         try:
             async with self.driver.transaction() as session:

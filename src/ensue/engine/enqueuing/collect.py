@@ -33,6 +33,7 @@ class AfterCommit:
     name: str
     key: str
     payload: str
+    trace: str | None = None
 
 
 def initial_effect(tx: Transaction, record: str, position: int, id_: int) -> NewEffect:
@@ -40,7 +41,7 @@ def initial_effect(tx: Transaction, record: str, position: int, id_: int) -> New
     name = tx.plan.records[record].columns[position].name
     payload = msgspec.json.encode({"v": PAYLOAD_VERSION, "field": name}).decode()
     key = effect_key(INITIAL_EFFECT, record, id_, name)
-    return NewEffect(name=INITIAL_EFFECT, key=key, record=record, record_id=id_, payload=payload)
+    return NewEffect(name=INITIAL_EFFECT, key=key, record=record, record_id=id_, payload=payload, trace=tx.trace)
 
 
 def collect_effects(tx: Transaction, durable: list[NewEffect], volatile: list[AfterCommit]) -> Work[None]:
@@ -84,7 +85,7 @@ def _build_effects(
         payload = effect_payload(event, record)
         key = effect_key(model.name, model.record, id_, f"{event.change}-{tx.token}")
         if not model.durable:
-            volatile.append(AfterCommit(model.name, key, payload))
+            volatile.append(AfterCommit(model.name, key, payload, tx.trace))
             continue
         durable.append((yield from _durable(tx, effect, event, key=key, payload=payload)))
 
