@@ -110,11 +110,49 @@ def _effects(commands: Any) -> None:
     _app_argument(show)
     show.add_argument("id", type=int)
     show.set_defaults(action="show")
-    for name, text in (("retry", "start effects anew"), ("discard", "give effects up for good")):
+    for name, text in EFFECT_ACTIONS.items():
         action = actions.add_parser(name, help=text)
         _app_argument(action)
         action.add_argument("ids", type=int, nargs="+", metavar="ID")
         action.set_defaults(action=name)
+        if name == "resolve":
+            how = action.add_mutually_exclusive_group(required=True)
+            how.add_argument("--done", action="store_true", help="they arrived: nothing more is to be done")
+            how.add_argument(
+                "--resend", action="store_true", help="they did not arrive: send them again, with their keys"
+            )
+            action.add_argument("--note", help="how you know, kept with them")
+        if name == "replay":
+            action.add_argument("--per-second", type=float, metavar="N", help="spread them, so many a second")
+    _effect_targets(actions)
+
+
+EFFECT_ACTIONS = {
+    "retry": "start effects anew, with their keys",
+    "discard": "give effects up for good",
+    "replay": "send settled effects once more, with new keys",
+    "resolve": "say whether effects of unknown outcome arrived",
+}
+
+
+def _effect_targets(actions: Any) -> None:
+    targets = actions.add_parser("targets", help="list targets that have limits or were stopped")
+    _app_argument(targets)
+    targets.set_defaults(action="targets")
+    for name, text in (("pause", "let nothing go to a target"), ("resume", "let effects go to a target again")):
+        action = actions.add_parser(name, help=text)
+        _app_argument(action)
+        action.add_argument("target", metavar="TARGET", help="name of a Target, or of a side effect without one")
+        action.set_defaults(action=name)
+        if name == "pause":
+            action.add_argument(
+                "--reason", default="paused by an operator", help="why, for others (default: %(default)s)"
+            )
+    watch = actions.add_parser("watch", help="show how delivery goes, again and again")
+    _app_argument(watch)
+    watch.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="how often (default: %(default)g)")
+    watch.add_argument("--times", type=int, metavar="N", help="how many times, then end")
+    watch.set_defaults(action="watch")
 
 
 def _inbox(commands: Any) -> None:

@@ -1,24 +1,29 @@
-"""`ensue effects`: list, show, retry and discard effects.
+"""`ensue effects`: look at effects and their targets, and set right what went wrong.
 
-Decides how effects are printed. Leaves what may be done with them to `effects.ledger`. Invariant: nothing is delivered meanwhile,
-and no integration is connected.
+Decides how effects are printed. Leaves what may be done with them to `effects.ledger` and `effects.operate`. Invariant: nothing
+is delivered meanwhile, and no integration is connected.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ensue.cli import FOUND, OK
 from ensue.cli.locate import find_app
-from ensue.effects import ledger
+from ensue.effects import ledger, operate
+from ensue.errors import UsageError
+from ensue.schema.written.names import suggestion
 
 if TYPE_CHECKING:
+    from ensue.app import AppRun
     from ensue.store.driver import Driver
 
 COLUMNS = ("ID", "STATE", "ATTEMPT", "NAME", "RECORD", "ENQUEUED", "ERROR")
+PROGRESS_COLUMNS = ("NAME", "PENDING", "CLAIMED", "RETRY", "PARKED", "UNKNOWN", "ENDED/S", "DEAD IN 10 S", "LAG S")
 ERROR_LENGTH_MAX = 60
 
 
@@ -29,12 +34,89 @@ def execute(given: argparse.Namespace) -> int:
 
 async def _execute(given: argparse.Namespace) -> int:
     async with find_app(given.app).run(deliver=False, setup=False) as run:
-        if given.action == "list":
-            return await _list(run.driver, given)
-        if given.action == "show":
-            return await _show(run.driver, given.id)
-        change = ledger.retry_effects if given.action == "retry" else ledger.discard_effects
-        return _report(given.action, given.ids, await change(run.driver, given.ids))
+        driver, action = run.driver, given.action
+        if action == "list":
+            return await _list(driver, given)
+        if action == "show":
+            return await _show(driver, given.id)
+        if action == "watch":
+            return await _watch(driver, given)
+        if action == "targets":
+            return await _targets(driver)
+        if action in ("pause", "resume"):
+            return await _stop_or_go(run, given)
+        return _report(action, given.ids, await _change(driver, given))
+
+
+async def _change(driver: Driver, given: argparse.Namespace) -> list[int]:
+    match given.action:
+        case "retry":
+            return await ledger.retry_effects(driver, given.ids)
+        case "discard":
+            return await ledger.discard_effects(driver, given.ids)
+        case "replay":
+            return await operate.replay_effects(driver, given.ids, per_second=given.per_second)
+        case _:
+            return await operate.resolve_effects(driver, given.ids, arrived=given.done, note=given.note)
+
+
+async def _stop_or_go(run: AppRun, given: argparse.Namespace) -> int:
+    targets: dict[str, list[str]] = {}
+    for name, effect in run.model.effects.items():
+        target = effect.options["target"]
+        targets.setdefault(name if target is None else target.name, []).append(name)
+    if given.target not in targets:
+        raise UsageError(
+            f"The app has no target {given.target!r}.{suggestion(given.target, targets)} Without a Target, a side effect's"
+            " target is named as itself."
+        )
+    if given.action == "pause":
+        await operate.pause_target(run.driver, given.target, given.reason)
+    else:
+        await operate.resume_target(run.driver, given.target, targets[given.target])
+    print(f"{given.action}: {given.target}")
+    return OK
+
+
+async def _targets(driver: Driver) -> int:
+    rows = [
+        (
+            item.target,
+            f"paused: {item.reason}" if item.paused else "held" if item.held_until else "open",
+            "" if item.held_until is None else item.held_until.isoformat(timespec="seconds"),
+            item.breaker,
+            "" if item.open_until is None else item.open_until.isoformat(timespec="seconds"),
+            "" if item.tokens is None else f"{item.tokens:.1f}",
+        )
+        for item in await operate.target_states(driver)
+    ]
+    _print_table((("TARGET", "STATE", "HELD UNTIL", "BREAKER", "OPEN UNTIL", "TOKENS"), *rows))
+    return OK
+
+
+async def _watch(driver: Driver, given: argparse.Namespace) -> int:
+    """One table after another; on a terminal each takes the place of the one before."""
+    shown = 0
+    while given.times is None or shown < given.times:
+        if shown:
+            await asyncio.sleep(given.every)
+        found = await operate.progress(driver)
+        rows = [
+            (
+                item.name,
+                *(str(n) for n in (item.pending, item.claimed, item.retry_wait, item.parked, item.unknown)),
+                f"{item.settled / 10:.1f}",
+                str(item.dead),
+                f"{item.lag_seconds:.1f}",
+            )
+            for item in found
+        ]
+        if shown and sys.stdout.isatty():
+            print("\033[2J\033[H", end="")
+        _print_table((PROGRESS_COLUMNS, *rows))
+        sys.stdout.flush()
+        shown += 1
+    return OK
 
 
 async def _list(driver: Driver, given: argparse.Namespace) -> int:
@@ -80,6 +162,11 @@ async def _show(driver: Driver, id_: int) -> int:
         "lease until": found.lease_until,
         "order key": entry.order_key,
         "position": entry.position,
+        "target": found.target or None,
+        "cause": None if found.cause is None else f"{found.cause} {found.cause_id}",
+        "provider id": found.provider_id,
+        "note": found.note,
+        "first sent": found.first_sent_at,
         "trace": found.trace,
         "error class": entry.error_class,
         "error": entry.error,
@@ -88,6 +175,11 @@ async def _show(driver: Driver, id_: int) -> int:
     for name, value in values.items():
         if value is not None:
             print(f"{name + ':':<13}{value}")
+    for item in await operate.attempts_of(driver, id_):
+        failed = "" if item.error is None else f", {item.error_class}: {item.error}"
+        print(
+            f"attempt {item.attempt}:   {item.ended_at.isoformat(timespec='seconds')} {item.outcome} by {item.worker}{failed}"
+        )
     return OK
 
 

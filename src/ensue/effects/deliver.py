@@ -22,7 +22,7 @@ from ensue.effects.after_commit import run_after_commit
 from ensue.effects.flights import Flights, log_effect
 from ensue.effects.heartbeat import Heartbeat, Rhythm
 from ensue.effects.ledger import hasten
-from ensue.effects.observe import Observer
+from ensue.effects.observe import DeliveryEvent, Observer, tell
 from ensue.effects.offers import Offers
 from ensue.effects.outbox import (
     Claim,
@@ -389,6 +389,8 @@ class Delivery:
         work = rescue(self._driver.dialect, self._offers.served, self._flights.tokens())
         for lost in await self._driver.write(work):
             log_effect(logging.WARNING, f"was left by worker {lost.worker}; now {lost.state}", lost)
+            target = self._targets[lost.name].target_name(lost.name)
+            tell(self.observers, DeliveryEvent("rescued", lost, target, state=lost.state))
 
     async def _claim(self, wants: Sequence[Want]) -> tuple[Claim, ...]:
         token = uuid4().hex

@@ -255,6 +255,7 @@ class Flights:
                 log_effect(logging.WARNING, "lost its lease and was ended", part.claim.row)
                 self._flights.pop(part.claim.lease, None)
                 self._heartbeat.drop(part.claim.lease)
+                tell(self.observers, DeliveryEvent("lost", part.claim.row, part.claim.target))
             elif flight.interrupted == "stopped":
                 part.end = self._released(flight, part)
             else:

@@ -50,6 +50,14 @@ class EffectDetail:
     payload: str
     trace: str | None
     lease_until: datetime | None
+    target: str
+    cause: str | None
+    cause_id: int | None
+    provider_id: str | None
+    note: str | None
+    failures: int
+    doubt: int
+    first_sent_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,11 @@ _ENTRY: Final = (
     "id, name, key, record, record_id, state, attempt, enqueued_at, available_at, settled_at, worker, order_key,"
     " position,"
     " error_class, error"
+)
+
+_ENTRY_LENGTH: Final = _ENTRY.count(",") + 1
+_DETAIL: Final = (
+    "payload, trace, lease_until, target, cause, cause_id, provider_id, note, failures, doubt, first_sent_at"
 )
 
 
@@ -98,14 +111,15 @@ async def count_effects(driver: Driver) -> list[EffectCount]:
 async def show_effect(driver: Driver, id: int) -> EffectDetail:
     """One effect. Raises `NotFound`."""
     mark = _id_mark(driver.dialect)
-    text = f"SELECT {_ENTRY}, payload, trace, lease_until FROM ensue_effect WHERE id = {mark}"
+    text = f"SELECT {_ENTRY}, {_DETAIL} FROM ensue_effect WHERE id = {mark}"
     rows = await driver.read(_rows(Statement("effect.show", text, rows=True), (id,)))
     if not rows:
         raise NotFound(
             f"There is no effect {id}. What was done is removed after a while; `ensue effects list` shows the rest."
         )
-    *entry, payload, trace, lease_until = rows[0]
-    return EffectDetail(_entry(tuple(entry)), payload, trace, _instant(lease_until))
+    more = list(rows[0][_ENTRY_LENGTH:])
+    more[2], more[-1] = _instant(more[2]), _instant(more[-1])
+    return EffectDetail(_entry(rows[0][:_ENTRY_LENGTH]), *more)
 
 
 async def retry_effects(driver: Driver, ids: Sequence[int]) -> list[int]:
@@ -116,8 +130,8 @@ async def retry_effects(driver: Driver, ids: Sequence[int]) -> list[int]:
     """
     now = STATEMENT_NOW[driver.dialect]
     change = (
-        f"state = '{target_of('requeue')}', attempt = 0, enqueued_at = {now}, available_at = {now}, settled_at = NULL,"
-        " worker = NULL"
+        f"state = '{target_of('requeue')}', attempt = 0, failures = 0, enqueued_at = {now}, available_at = {now},"
+        " due_at = NULL, settled_at = NULL, worker = NULL"
     )
     return await _change(driver, "requeue", change, ids)
 
@@ -149,7 +163,19 @@ async def prune_effects(driver: Driver, *, older_than: timedelta) -> int:
         f" AND state IN {in_list(SETTLED)} AND settled_at < {STATEMENT_NOW[driver.dialect]} - {mark} RETURNING id"
     )
     age = older_than // timedelta(microseconds=1)
-    return len(await driver.write(_rows(Statement("effect.prune", text, rows=True), (age,))))
+    return await driver.write(_prune(driver.dialect, Statement("effect.prune", text, rows=True), age))
+
+
+def _prune(dialect: Dialect, statement: Statement, age: int) -> Work[int]:
+    """The attempts go with their effects."""
+    rows: list[tuple[int]] = yield Run(statement, (age,))
+    if rows:
+        numbers = _each(dialect)
+        if dialect == "postgresql":
+            numbers = f"SELECT v::bigint FROM ({numbers}) AS t(v)"
+        text = f"DELETE FROM ensue_effect_attempt WHERE effect_id IN ({numbers})"
+        yield Run(Statement("effect.prune_attempts", text), (_json([row[0] for row in rows]),))
+    return len(rows)
 
 
 async def _change(driver: Driver, transition: str, change: str, ids: Sequence[int]) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ensue.effects.outbox import Rescued
 from ensue.effects.target import EffectRow
 
 _logger = logging.getLogger("ensue.effects")
@@ -19,10 +20,11 @@ class DeliveryEvent:
     """`claimed`: about to be called, `seconds` after it was due. `ended`: came to `state` after a call of `seconds`.
 
     `dead` and `unknown` among the states are what somebody should look at. `refused`: ended, but the lease was lost.
+    `lost`: the lease ran out while it was being called. `rescued`: its worker did not come back; it came to `state`.
     """
 
-    kind: Literal["claimed", "ended", "refused", "lost"]
-    row: EffectRow
+    kind: Literal["claimed", "ended", "refused", "lost", "rescued"]
+    row: EffectRow | Rescued
     target: str
     state: str = ""
     seconds: float = 0.0
@@ -34,7 +36,7 @@ Observer = Callable[[DeliveryEvent], None]
 
 
 def tell(observers: list[Observer], event: DeliveryEvent) -> None:
-    """Tell all of them."""
+    """Tell all of them; nothing is raised."""
     for observer in observers:
         try:
             observer(event)
