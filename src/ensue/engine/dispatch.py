@@ -75,26 +75,28 @@ def _dispatched(tx: Transaction, plan: RecordPlan, row: Row, interaction: Any) -
 def _require_references(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
     """Every `Ref` of a payload must exist: an event has no foreign keys, so nothing else would say so."""
     yield from lock_in_order(tx, plan, drafts)
-    wanted: dict[str, set[int]] = {}
-    links = [(plan.index[link.name], link) for link in plan.model.links.values()]
-    for position, link in links:
-        known = tx.rows.get(link.target, {})
-        ids = {draft[position] for draft in drafts} - {None}
-        wanted.setdefault(link.target, set()).update(ids - known.keys())
-    for target in sorted(wanted, key=tx.plan.lock_ranks.__getitem__):
-        ids = wanted[target]
-        if ids:
-            mode = "update" if target in tx.plan.reach[plan.name] else "share"
-            yield from remember_rows(tx, tx.plan.records[target], sorted(ids), mode)
+    missing = False
+    for target, mode, positions in tx.plan.references[plan.name]:
+        ids = {draft[position] for position in positions for draft in drafts}
+        ids.discard(None)
+        known = tx.rows.get(target)
+        unknown = ids if known is None else ids - known.keys()
+        if unknown:
+            yield from remember_rows(tx, tx.plan.records[target], sorted(unknown), mode)
+            missing = missing or not unknown <= tx.rows[target].keys()
+    if missing:
+        raise _no_such_records(tx, plan, drafts)
+
+
+def _no_such_records(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> InvalidValue:
     wrong = {
-        link.name: f"there is no {link.target} with id {draft[position]}"
-        for position, link in links
-        for draft in drafts
-        if draft[position] is not None and draft[position] not in tx.rows.get(link.target, {})
+        link.name: f"there is no {link.target} with id {id_}"
+        for link in plan.model.links.values()
+        for id_ in (draft[plan.index[link.name]] for draft in drafts)
+        if id_ is not None and id_ not in tx.rows.get(link.target, {})
     }
-    if wrong:
-        listed = "; ".join(f"{name}: {why}" for name, why in wrong.items())
-        raise InvalidValue(f"{plan.name} does not accept: {listed}.", fields=wrong)
+    listed = "; ".join(f"{name}: {why}" for name, why in wrong.items())
+    return InvalidValue(f"{plan.name} does not accept: {listed}.", fields=wrong)
 
 
 def follow_events(tx: Transaction, events: Sequence[Dispatched]) -> Work[None]:

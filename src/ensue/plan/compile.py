@@ -16,7 +16,7 @@ from ensue.expression.nodes import Node
 from ensue.expression.python import compile_function, source
 from ensue.plan.admit import compile_admit, compile_local, normalisers
 from ensue.plan.ddl import ddl_statements, fingerprint
-from ensue.plan.lock_order import lock_orders, lock_ranks, locked_below
+from ensue.plan.lock_order import lock_orders, lock_ranks, locked_below, references
 from ensue.plan.plan import EffectPlan, MachinePlan, Plan, RecordPlan, Referrer, Step, TransitionPlan, View
 from ensue.plan.statements import record_statements, row_encoder, row_function, select_by_link
 from ensue.plan.steps.build import compile_steps
@@ -62,7 +62,7 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         strata=strata,
         heights=heights.found,
         reach=reach,
-        lock_ranks=ranks,
+        references={name: references(layout, name, ranks, reach[name]) for name in model.records},
         lock_orders=orders,
         locked_below=locked_below(strata, orders),
         derived_from_events=_derived_from_events(model),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ensue.expression.nodes import Node, columns
-from ensue.plan.plan import Below, HostStep, LockOrder, Reached, Step
+from ensue.plan.plan import Below, HostStep, LockOrder, Reached, References, Step
 from ensue.plan.tables import link_of
 from ensue.plan.views import Layout
 from ensue.schema.model import Aggregate, Formula, Model, RecordModel
@@ -48,6 +48,15 @@ def lock_ranks(model: Model) -> dict[str, int]:
         ranks[name] = len(ranks)
         del left[name]
     return ranks
+
+
+def references(layout: Layout, name: str, ranks: Mapping[str, int], reach: frozenset[str]) -> tuple[References, ...]:
+    """What rows of a record type refer to; exclusively, if a change of one may update it."""
+    positions: dict[str, list[int]] = defaultdict(list)
+    for link in layout.model.records[name].links.values():
+        positions[link.target].append(layout.position(name, link.name))
+    ordered = sorted(positions.items(), key=lambda item: ranks[item[0]])
+    return tuple((target, "update" if target in reach else "share", tuple(found)) for target, found in ordered)
 
 
 def lock_orders(

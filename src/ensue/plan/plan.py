@@ -293,6 +293,10 @@ class LockOrder:
     positions: frozenset[int]
 
 
+References = tuple[str, LockMode, tuple[int, ...]]
+"""A record type that another refers to, how its rows are locked then, and in which columns their ids stand."""
+
+
 @dataclass(frozen=True, slots=True)
 class Below:
     """Rows of `record`, which has a lock order, that read columns `positions` of a row they refer to; `lookup` finds them."""
@@ -313,7 +317,7 @@ class Plan:
     strata: tuple[tuple[Step, ...], ...]
     heights: Mapping[tuple[str, str], int]
     reach: Mapping[str, frozenset[str]]  # record type -> those that a change of it may update in the same transaction
-    lock_ranks: Mapping[str, int]  # in which order rows of several record types are locked, where nothing else decides
+    references: Mapping[str, tuple[References, ...]]  # by record type, in the order in which they are locked
     lock_orders: Mapping[str, LockOrder]  # empty where the database has one writer
     locked_below: Mapping[str, tuple[Below, ...]]  # by the record type that is referred to
     derived_from_events: Mapping[str, tuple[str, ...]]  # interaction -> record types that a Transform creates from it
