@@ -1,0 +1,213 @@
+"""What delivery takes: from commit to call, completions a second, idle queries, and rescue after a death.
+
+Decides the loads and what is measured. Leaves comparing with other queues to others. Invariant: every measure checks that what it
+enqueued was delivered, each effect once.
+
+    python -m benchmarks.effects --database postgresql://… [--only latency,blind,throughput,idle,rescue] [--tuned]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from sqlalchemy import MetaData
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from ensue.effects.deliver import Delivery
+from ensue.effects.heartbeat import Rhythm
+from ensue.effects.outbox import Gate, Turn, Want, claim, first_after, micros
+from ensue.effects.target import EffectRow, Handling
+from ensue.schema.delivery import Rate, Target
+from ensue.store.driver import Driver
+from ensue.store.effect_table import NewEffect, enqueue_params, enqueue_statement
+from ensue.store.statement import Run, Statement, Work
+from ensue.store.system_tables import define_system_tables
+from ensue.store.url import open_driver
+
+NAME = "bench.call"
+
+
+async def deaf(_callback: Callable[[str], None]) -> None:
+    """A `watch` whose notifications all get lost."""
+
+
+class Bench:
+    """One database and the workers on it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.stack = AsyncExitStack()
+        self.made = 0
+
+    async def driver(self) -> Driver:
+        found = open_driver(self.url)
+        await found.open()
+        self.stack.push_async_callback(found.close)
+        return found
+
+    async def empty(self, driver: Driver) -> None:
+        for table in ("ensue_effect", "ensue_effect_target", "ensue_effect_attempt"):
+            await driver.write(_run(Statement("empty", f"DELETE FROM {table} WHERE true")))
+
+    def effects(self, count: int) -> list[NewEffect]:
+        start = self.made
+        self.made += count
+        return [
+            NewEffect(name=NAME, key=f"{NAME}:{n}:{time.time_ns()}", record="M", record_id=n, payload='{"v":1}')
+            for n in range(start, start + count)
+        ]
+
+    async def worker(self, handling: Handling, **options: Any) -> Delivery:
+        delivery = Delivery(await self.driver(), {NAME: handling}, **options)
+        await delivery.start()
+        self.stack.push_async_callback(delivery.stop, 1.0)
+        return delivery
+
+
+def _run(statement: Statement, params: tuple[Any, ...] = ()) -> Work[list[Any]]:
+    return (yield Run(statement, params))
+
+
+def enqueue(driver: Driver, effects: list[NewEffect]) -> Work[None]:
+    yield Run(enqueue_statement(driver.dialect), enqueue_params(effects))
+
+
+def install(dialect: str) -> list[Statement]:
+    metadata = MetaData()
+    define_system_tables(metadata)
+    compiler = sqlite.dialect() if dialect == "sqlite" else postgresql.dialect()
+    made = [CreateTable(table) for table in metadata.sorted_tables]
+    made += [CreateIndex(index) for table in metadata.sorted_tables for index in table.indexes]
+    return [Statement("ddl", str(element.compile(dialect=compiler))) for element in made]
+
+
+async def latency(bench: Bench, *, blind: bool, per_second: float, seconds: float) -> str:
+    """Commit to call: the committing process wakes its own delivery; with `blind` another process has only its polls."""
+    committed: dict[int, float] = {}
+    called: dict[int, float] = {}
+
+    async def handler(row: EffectRow) -> None:
+        called.setdefault(row.record_id, time.perf_counter())
+
+    writer = await bench.driver()
+    worker = await bench.worker(Handling(handler, concurrency=64), **({"watch": deaf} if blind else {}))
+    await asyncio.sleep(3 if blind else 1)
+    start, count = time.perf_counter(), int(per_second * seconds)
+
+    async def one() -> None:
+        [effect] = bench.effects(1)
+        await writer.write(enqueue(writer, [effect]))
+        committed[effect.record_id] = time.perf_counter()
+        if not blind:
+            worker.wake()
+
+    tasks: list[asyncio.Task[None]] = []
+    for n in range(count):
+        await asyncio.sleep(max(0.0, start + n / per_second - time.perf_counter()))
+        tasks.append(asyncio.create_task(one()))
+    await asyncio.gather(*tasks)
+    while len(called) < count:  # noqa: ASYNC110 - a poll costs nothing here
+        await asyncio.sleep(0.05)
+    waits = sorted((called[n] - committed[n]) * 1000 for n in committed)
+    what = "notifications cut" if blind else "woken"
+    shown = ", ".join(
+        f"{label} {waits[int(len(waits) * share) - 1]:.2f} ms" for label, share in (("p50", 0.5), ("p99", 0.99))
+    )
+    return f"commit to call, {what}, {per_second:g}/s: {shown}, max {waits[-1]:.1f} ms"
+
+
+async def throughput(bench: Bench, *, count: int, target: Target | None = None) -> str:
+    """Fenced completions a second of one process."""
+    done = 0
+
+    async def handler(_row: EffectRow) -> None:
+        nonlocal done
+        done += 1
+
+    writer = await bench.driver()
+    for _ in range(count // 1000):
+        await writer.write(enqueue(writer, bench.effects(1000)))
+    start = time.perf_counter()
+    await bench.worker(Handling(handler, concurrency=400, target=target))
+    settled = Statement("settled", "SELECT count(*) FROM ensue_effect WHERE state <> 'done'", rows=True)
+    while (await writer.read(_run(settled)))[0][0]:  # noqa: ASYNC110 - it is the table that says so
+        await asyncio.sleep(0.05)
+    seconds = time.perf_counter() - start
+    assert done == count, f"{done} calls for {count} effects"
+    return f"completions{' with a rate limit' if target else ''}: {count / seconds:.0f}/s"
+
+
+async def idle(bench: Bench) -> str:
+    """Statements a second of a process that has nothing to do."""
+    worker = await bench.worker(Handling(_nothing))
+    await asyncio.sleep(3)
+    asked: list[str] = []
+    worker._driver.observers.append(lambda statement, _n: asked.append(statement.name))  # pyright: ignore[reportPrivateUsage]
+    await asyncio.sleep(5)
+    return f"idle: {len(asked) / 5:.1f} statements/s"
+
+
+async def rescue(bench: Bench, *, rhythm: Rhythm) -> str:
+    """From a worker's death, right after its claim, to the call elsewhere."""
+    writer, called = await bench.driver(), asyncio.Event()
+
+    async def handler(_row: EffectRow) -> None:
+        called.set()
+
+    await writer.write(enqueue(writer, bench.effects(1)))
+    turn = Turn(
+        [Want(NAME, 1, NAME, after=first_after(NAME))],
+        [Gate(NAME, (NAME,))],
+        "dead",
+        "dead",
+        micros(rhythm.lease_seconds),
+    )
+    await writer.write(claim(writer.dialect, turn))
+    start = time.perf_counter()
+    await bench.worker(Handling(handler), rhythm=rhythm)
+    await called.wait()
+    return f"death to call elsewhere, lease {rhythm.lease_seconds:g} s: {time.perf_counter() - start:.1f} s"
+
+
+async def _nothing(_row: EffectRow) -> None:
+    return
+
+
+async def main(given: argparse.Namespace) -> None:
+    """Run what was asked for, each on empty tables."""
+    chosen = set(given.only.split(","))
+    notifies = not given.database.startswith("sqlite")
+    measures: dict[str, Callable[[Bench], Any]] = {
+        "latency": lambda bench: latency(bench, blind=False, per_second=300, seconds=given.seconds),
+        "blind": lambda bench: latency(bench, blind=True, per_second=20, seconds=given.seconds),
+        "throughput": lambda bench: throughput(bench, count=given.count),
+        "limited": lambda bench: throughput(bench, count=given.count, target=Target("x", rate=Rate(1_000_000, 1))),
+        "idle": idle,
+        "rescue": lambda bench: rescue(bench, rhythm=Rhythm(5.0, 1.5) if given.tuned else Rhythm()),
+    }
+    installer = open_driver(given.database)
+    await installer.open()
+    await installer.script(install(installer.dialect))
+    for name, measure in measures.items():
+        if name in chosen and (notifies or name != "blind"):
+            bench = Bench(given.database)
+            async with bench.stack:
+                await bench.empty(installer)
+                print(await measure(bench), flush=True)
+    await installer.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--database", required=True, help="of an empty database")
+    parser.add_argument("--only", default="latency,blind,throughput,limited,idle,rescue")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--tuned", action="store_true", help="measure rescue with a lease of 5 s")
+    asyncio.run(main(parser.parse_args()))
