@@ -217,7 +217,9 @@ def _claim_on_postgresql(now: str) -> str:
         f" UPDATE ensue_effect e SET state = '{target_of('claim')}', lease_token = $3::text,"
         f" lease_until = {now} + $4::bigint, worker = $5::text, claimed_at = {now},"
         f" first_sent_at = coalesce(e.first_sent_at, {now}), target = picked.target"
-        f" FROM picked WHERE e.id = picked.id AND {CLAIMABLE_STATE} RETURNING {CLAIMED}, {now}, e.target, picked.probing"
+        # The planner can't know how few are picked; from an array it expects few, and takes the index.
+        " FROM picked WHERE e.id = picked.id AND e.id = ANY (ARRAY(SELECT id FROM picked))"
+        f" AND {CLAIMABLE_STATE} RETURNING {CLAIMED}, {now}, e.target, picked.probing"
     )
 
 

@@ -154,10 +154,13 @@ def _postgresql() -> SettleStatements:
     fields = ", ".join(f"{name} {kind}" for name, kind in _FIELDS.items())
     outcomes = f"s AS MATERIALIZED (SELECT * FROM json_to_recordset($1::text::json) AS s({fields}))"
     held = f"e.id = s.id AND {LEASED} AND e.lease_token = s.token"
+    # The planner can't know how few there are; from an array it expects few, and takes the index.
+    few = "e.id = ANY (ARRAY(SELECT id FROM s))"
     return SettleStatements(
         note=read(
             "note",
-            f"WITH {outcomes}, mine AS MATERIALIZED (SELECT e.id, e.worker, e.claimed_at FROM ensue_effect e JOIN s ON {held}"
+            f"WITH {outcomes}, mine AS MATERIALIZED (SELECT e.id, e.worker, e.claimed_at FROM ensue_effect e"
+            f" JOIN s ON {held} AND {few}"
             f" WHERE s.noted IS NOT NULL ORDER BY e.id {locked})"
             f" {_ATTEMPT} SELECT s.id, s.tried, mine.worker, mine.claimed_at, {now}, s.noted, s.error_class, s.error,"
             " s.provider_id FROM s JOIN mine ON mine.id = s.id RETURNING id",
@@ -165,16 +168,16 @@ def _postgresql() -> SettleStatements:
         settle=read(
             "settle",
             f"WITH {outcomes}, mine AS MATERIALIZED"
-            f" (SELECT e.id, {_final('e')} AS final FROM ensue_effect e JOIN s ON {held} ORDER BY e.id {locked}),"
-            " f AS (SELECT s.*, mine.final FROM s JOIN mine ON mine.id = s.id)"
-            f" UPDATE ensue_effect e SET {_settled_as(now)} FROM f AS s WHERE {held} RETURNING e.id, e.state",
+            f" (SELECT e.id, {_final('e')} AS final FROM ensue_effect e JOIN s ON {held} AND {few}"
+            f" ORDER BY e.id {locked}), f AS (SELECT s.*, mine.final FROM s JOIN mine ON mine.id = s.id)"
+            f" UPDATE ensue_effect e SET {_settled_as(now)} FROM f AS s WHERE {held} AND {few} RETURNING e.id, e.state",
         ),
         beat=read(
             "beat",
-            "WITH mine AS MATERIALIZED (SELECT e.id FROM ensue_effect e"
-            f" JOIN json_to_recordset($1::text::json) AS s(id bigint, token text) ON {held} ORDER BY e.id {locked})"
+            "WITH s AS MATERIALIZED (SELECT * FROM json_to_recordset($1::text::json) AS s(id bigint, token text)),"
+            f" mine AS MATERIALIZED (SELECT e.id FROM ensue_effect e JOIN s ON {held} AND {few} ORDER BY e.id {locked})"
             f" UPDATE ensue_effect e SET lease_until = {now} + $2::bigint FROM mine WHERE e.id = mine.id"
-            f" AND {LEASED} RETURNING e.id",
+            f" AND e.id = ANY (ARRAY(SELECT id FROM mine)) AND {LEASED} RETURNING e.id",
         ),
         release=read(
             "release",
