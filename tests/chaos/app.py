@@ -43,6 +43,7 @@ WRITERS = 3
 BACKLOG_MAX = 6000
 """Changes that wait for delivery before writers pause: an outage must not make the run endless."""
 PAUSE_SECONDS = 0.02
+BATCH_MAX = 12
 STREAM = "told"
 LEASE_SECONDS = 3.0
 
@@ -178,6 +179,9 @@ async def _write_once(run: Any, chance: random.Random, shelves: list[int]) -> No
     await asyncio.sleep(chance.random() * PAUSE_SECONDS)
     token = f"{chance.getrandbits(64):016x}"
     shelf = Shelf.ref(chance.choice(shelves))
+    if chance.random() < 0.4:
+        await _create_many(run, chance, shelves)
+        return
     if chance.random() < 0.6:
         try:
             await run.controller.dispatch(Put(shelf=shelf, token=token), idempotency_key=token)
@@ -194,3 +198,15 @@ async def _write_once(run: Any, chance: random.Random, shelves: list[int]) -> No
         await store.create(Cause(kind="update", token=token))
 
     await store.run(change)
+
+
+async def _create_many(run: Any, chance: random.Random, shelves: list[int]) -> None:
+    tokens = [f"{chance.getrandbits(64):016x}" for _ in range(chance.randint(1, BATCH_MAX))]
+    store = run.controller.store
+
+    async def create() -> None:
+        drafts = [Entry(token=token, shelf=Shelf.ref(chance.choice(shelves)), size=3) for token in tokens]
+        await store.create_many(drafts)
+        await store.create_many([Cause(kind="create", token=token) for token in tokens])
+
+    await store.run(create)

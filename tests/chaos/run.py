@@ -34,7 +34,7 @@ from typing import Any
 from tests.chaos.app import SHELVES, STREAM, Cause, Place, Shelf, live
 from tests.services import PostgresServer, RedisServer, run_sql
 
-SERVERS, WORKERS = 2, 2
+SERVERS, WORKERS = 3, 3
 READY_SECONDS_MAX = 60.0
 REST_SECONDS_MAX = 900.0
 OUTAGE_SHARE = 0.25
