@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from ensue.effects.retry import Circumstances, Failure, Verdict, describe, judge, step_seconds
+from ensue.effects.retry import Circumstances, Failure, Verdict, asked_pause, describe, judge, step_seconds
 from ensue.effects.retry import decide as _decide
 from ensue.effects.target import Handling
-from ensue.errors import Rejected, Unavailable, UsageError
+from ensue.errors import NotFound, Rejected, Unavailable, UnknownOutcome, UsageError
+from ensue.errors import Throttled as EnsueThrottled
 from ensue.schema.delivery import Retry
 from tests.effects.world import Recorder
 
@@ -111,3 +112,95 @@ def test_an_outage_of_ten_minutes_is_survived_with_the_defaults() -> None:
 def test_limits_that_allow_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="must be positive"):
         Handling(Recorder(), **options)
+
+
+class Response:
+    def __init__(self, status: int, **headers: str) -> None:
+        self.status_code = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class HttpError(Exception):
+    def __init__(self, status: int, **headers: str) -> None:
+        super().__init__(f"status {status}")
+        self.response = Response(status, **headers)
+
+
+def caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError("reset"), "unavailable"),
+        (TimeoutError("connect"), "unavailable"),
+        (caused(RuntimeError("request failed"), ConnectionRefusedError("no")), "unavailable"),
+        (ExceptionGroup("two", [ValueError("x"), OSError("down")]), "unavailable"),
+        (Unavailable("down"), "unavailable"),
+        (EnsueThrottled(3), "throttled"),
+        (UnknownOutcome("no answer"), "unknown"),
+        (TypeError("x"), "bug"),
+        (KeyError("x"), "bug"),
+        (NotFound("gone"), "transient"),
+        (ValueError("half an answer"), "transient"),
+        *((HttpError(status), "rejected") for status in (400, 405, 406, 410, 411, 413, 414, 415, 422)),
+        *((HttpError(status), "unavailable") for status in (408, 500, 502, 503, 504)),
+        *((HttpError(status), "transient") for status in (401, 403, 404, 409)),
+        (HttpError(429), "throttled"),
+        (HttpError(503, Retry_After="7"), "throttled"),
+    ],
+)
+def test_the_class_of_an_error(error: Exception, kind: str) -> None:
+    assert judge(error).kind == kind
+
+
+def test_an_integration_may_know_better() -> None:
+    assert judge(ValueError("declined"), lambda _error: "rejected").kind == "rejected"
+    assert judge(TypeError("x"), lambda _error: None).kind == "bug"
+
+
+def test_the_pause_that_was_asked_for() -> None:
+    assert asked_pause(HttpError(429, Retry_After="12")) == 12
+    dated = HttpError(503, Retry_After="Mon, 02 Mar 2026 10:00:30 GMT", Date="Mon, 02 Mar 2026 10:00:00 GMT")
+    assert asked_pause(dated) == 30
+    assert asked_pause(HttpError(429, Retry_After="soon")) is None
+    assert asked_pause(HttpError(500, Retry_After="12")) is None
+    assert asked_pause(EnsueThrottled(1e9)) == 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("error", "may_have_arrived"),
+    [
+        (ConnectionResetError("reset"), True),
+        (TimeoutError("read"), True),
+        (HttpError(500), True),
+        (HttpError(504), True),
+        (KeyError("id"), True),
+        (ConnectionRefusedError("no"), False),
+        (HttpError(503), False),
+        (HttpError(404), False),
+        (Unavailable("not now"), False),
+    ],
+)
+def test_whether_a_call_may_have_arrived(error: Exception, may_have_arrived: bool) -> None:
+    assert judge(error).ambiguous is may_have_arrived
+
+
+def test_an_outage_of_two_days_uses_up_no_attempt() -> None:
+    for failures in range(300):
+        age = timedelta(minutes=10 * failures)
+        verdict = decide(judge(OSError("down")), Retry(), attempts=1, age=age, rng=Random(failures), failures=failures)
+        assert verdict.transition == "outage"
+        assert verdict.delay_seconds is not None
+        assert verdict.delay_seconds <= 600
+    assert (
+        decide(judge(OSError("down")), Retry(), attempts=1, age=timedelta(days=3), rng=Random(1)).transition == "bury"
+    )
+
+
+def test_a_bug_is_given_up_after_three_quick_attempts() -> None:
+    verdicts = [decide(judge(TypeError("x")), Retry(), attempts=n, age=YOUNG, rng=Random(n)) for n in (1, 2, 3)]
+    assert [verdict.transition for verdict in verdicts] == ["retry", "retry", "bury"]
+    assert all((verdict.delay_seconds or 0) <= 1 for verdict in verdicts)
