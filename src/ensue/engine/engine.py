@@ -83,8 +83,12 @@ class Engine:
         """Run `body` in a transaction of its own, once."""
 
         def work() -> Work[tuple[T, Commit]]:
-            result = yield from body(tx)
-            return result, (yield from finish(tx))
+            try:
+                result = yield from body(tx)
+                return result, (yield from finish(tx))
+            except BaseException:
+                tx.give_up()
+                raise
 
         try:
             result, commit = await self.driver.write(work())
@@ -145,10 +149,14 @@ class Engine:
                 tx.session = session
                 token = current.set(tx)
                 try:
-                    yield
-                finally:
-                    current.reset(token)
-                commit = await session.run(finish(tx))
+                    try:
+                        yield
+                    finally:
+                        current.reset(token)
+                    commit = await session.run(finish(tx))
+                except BaseException:
+                    tx.give_up()
+                    raise
         except Conflict as error:
             tx.roll_back()
             raise Unavailable(

@@ -96,9 +96,21 @@ class Transaction:
     def roll_back(self) -> None:
         """The innermost frame was rolled back: forget it, and everything that was remembered of the database meanwhile."""
         done = self.frames.pop() if len(self.frames) > 1 else self.frames[0]
-        for family in done.families:
-            self.ids.forget(family)
+        self._forget_ids(done)
         self.pending = {}
         self.derived = {}
         self.rows.clear()
         self.exclusive.clear()
+
+    def give_up(self) -> None:
+        """It is about to be rolled back: forget its ids, which the next transaction must not be given.
+
+        SQLite's writer begins that before anybody else learns of the rollback, so this is for the work itself to say.
+        """
+        for frame in self.frames:
+            self._forget_ids(frame)
+
+    def _forget_ids(self, frame: Frame) -> None:
+        for family in frame.families:
+            self.ids.forget(family)
+        frame.families = []

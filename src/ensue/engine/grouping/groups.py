@@ -21,7 +21,7 @@ from ensue.engine.grouping.member import Abandoned, Member, Start
 from ensue.engine.grouping.shared_effects import shared_effects
 from ensue.errors import Conflict, Rejected, Unavailable
 from ensue.store.driver import Driver
-from ensue.store.statement import Statement
+from ensue.store.statement import Statement, Work
 
 T = TypeVar("T")
 
@@ -224,7 +224,7 @@ class Groups:
         group: Lockstep | None = None
         if self._one_writer:
             finished: list[Member] = []
-            work = in_turn(members, finished)
+            work = _given_up(members, in_turn(members, finished))
         else:
             lane.in_order -= lane.in_order > 0
             group = Lockstep(members, lane.ranks, self._others, repeats=lane.in_order == 0)
@@ -300,6 +300,17 @@ class Groups:
             for part in (left[:half], left[half:]):
                 if len(part) > 1:
                     await self._commit(lane, part)
+
+
+def _given_up(members: Sequence[Member], work: Work[None]) -> Work[None]:
+    """`work`, and if it fails its members' transactions are given up."""
+    try:
+        yield from work
+    except BaseException:
+        for member in members:
+            if member.tx is not None:
+                member.tx.give_up()
+        raise
 
 
 def _own(error: Exception) -> Exception:

@@ -114,7 +114,7 @@ def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row], *, allotted: boo
             )
     except ConstraintViolated as error:
         if allotted and error.code == "unique" and error.constraint == f"{plan.table.name}(id)":
-            tx.ids.forget(plan.id_family)
+            tx.ids.found_in_use(plan.id_family, max(row[0] for row in rows))
             raise Conflict(f"An id of {plan.name} was already in use; the block of ids was dropped.") from error
         if error.code == "reference":
             raise _missing_reference(plan, rows, error) from error

@@ -1,7 +1,8 @@
 """Ids: allotted by the process from blocks that the database gives out, so that no insert waits to learn its id.
 
 SQLite: a row per family in `ensue_id_block`, taken inside the writing transaction, so a rollback takes the block back and it must
-be forgotten here too. PostgreSQL: a sequence that steps by the block's size. Ids are unique, not chronological across processes.
+be forgotten here too, before the next transaction begins. PostgreSQL: a sequence that steps by the block's size. Ids are unique,
+not chronological across processes. Invariant: an id that was found to be in use is not given out again.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ class IdBlocks:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._free: dict[str, list[range]] = {}
+        self._in_use: dict[str, int] = {}  # by family, up to which id some were found in use that should have been free
 
     def take(self, family: str, count: int, taken: list[str]) -> Work[Sequence[int]]:
         """`count` fresh ids. A family whose block came from the database now is added to `taken`."""
@@ -58,6 +60,14 @@ class IdBlocks:
         return ids
 
     def _fetch(self, family: str, wanted: int) -> Work[list[range]]:
+        blocks = yield from self._fetch_blocks(family, wanted)
+        in_use = self._in_use.get(family, 0)
+        if any(block.start <= in_use for block in blocks):
+            yield from self._move(family, in_use)
+            blocks = yield from self._fetch_blocks(family, wanted)
+        return blocks
+
+    def _fetch_blocks(self, family: str, wanted: int) -> Work[list[range]]:
         if self._dialect == "sqlite":
             size = max(ID_BLOCK, wanted)
             ((after,),) = yield Run(_SQLITE_TAKE, (family, size))
@@ -69,6 +79,9 @@ class IdBlocks:
     def reserve(self, family: str, highest: int) -> Work[None]:
         """An id up to `highest` was given by hand: later blocks start above it, and our own is dropped if it overlaps."""
         self.forget(family)
+        yield from self._move(family, highest)
+
+    def _move(self, family: str, highest: int) -> Work[None]:
         if self._dialect == "sqlite":
             yield Run(_SQLITE_MOVE, (family, highest))
         else:
@@ -76,5 +89,10 @@ class IdBlocks:
             yield Run(_POSTGRES_MOVE, (f'"{name}"', highest, name))
 
     def forget(self, family: str) -> None:
-        """Drop what is left of a family's blocks: rolled back, or found to be in use."""
+        """Drop what is left of a family's blocks: rolled back."""
         self._free.pop(family, None)
+
+    def found_in_use(self, family: str, highest: int) -> None:
+        """One of the ids up to `highest` was in use already: later blocks start above it, whatever the database says."""
+        self.forget(family)
+        self._in_use[family] = max(highest, self._in_use.get(family, 0))
