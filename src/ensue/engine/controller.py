@@ -249,6 +249,8 @@ class Controller:
         self, tx: Transaction, work: Work[tuple[T, Commit]], asked: Asked, *, kind: tuple[str, Begin[T]] | None
     ) -> T:
         try:
+            if not any(_guarded(interaction) for interaction, _ in asked):
+                return await self._write(tx, work, kind)
             async with AsyncExitStack() as stack:
                 result: T
                 commit: Commit
@@ -260,10 +262,8 @@ class Controller:
                 await _guard(tx, asked)
                 tx.opener = None
                 session: Session | None = tx.session
-                if session is None and kind is not None:
-                    return await self.engine.groups.write(kind[0], kind[1], lambda: self._alone(tx, work))
                 if session is None:
-                    return await self._alone(tx, work)
+                    return await self._write(tx, work, kind)
                 result, commit = await session.run(work)
         except ConstraintViolated as error:
             tx.roll_back()
@@ -276,6 +276,11 @@ class Controller:
             work.close()
         self.engine.committed(commit)
         return result
+
+    async def _write(self, tx: Transaction, work: Work[tuple[T, Commit]], kind: tuple[str, Begin[T]] | None, /) -> T:
+        if kind is None:
+            return await self._alone(tx, work)
+        return await self.engine.groups.write(kind[0], kind[1], lambda: self._alone(tx, work))
 
     async def _alone(self, tx: Transaction, work: Work[tuple[T, Commit]]) -> T:
         result, commit = await self.engine.driver.write(work)
@@ -320,20 +325,20 @@ async def _guard(tx: Transaction, asked: Asked) -> None:
         current.reset(token)
 
 
+def _guarded(interaction: Interaction) -> bool:
+    return type(interaction).allow is not Interaction.allow
+
+
 async def _allowed(interaction: Interaction, context: Context) -> None:
-    if type(interaction).allow is Interaction.allow:
+    if not _guarded(interaction):
         return
     if not await interaction.allow(context):
         raise Rejected("not_allowed", f"{type(interaction).__name__} is not allowed.")
 
 
 def _whole(tx: Transaction, body: Body[T], told: Told[T] | None) -> Work[tuple[T, Commit]]:
-    try:
-        result = yield from body(tx)
-        commit = yield from finish(tx)
-    except BaseException:
-        tx.give_up()
-        raise
+    result = yield from body(tx)
+    commit = yield from finish(tx)
     return (result if told is None else told(tx, result)), commit
 
 
