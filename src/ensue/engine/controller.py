@@ -337,8 +337,12 @@ async def _allowed(interaction: Interaction, context: Context) -> None:
 
 
 def _whole(tx: Transaction, body: Body[T], told: Told[T] | None) -> Work[tuple[T, Commit]]:
-    result = yield from body(tx)
-    commit = yield from finish(tx)
+    try:
+        result = yield from body(tx)
+        commit = yield from finish(tx)
+    except BaseException:
+        tx.give_up()
+        raise
     return (result if told is None else told(tx, result)), commit
 
 
