@@ -29,12 +29,16 @@ from ensue.schema.interaction import Interaction
 from ensue.schema.schema import Schema
 from ensue.schema.written.names import suggestion
 from ensue.store.url import open_driver, parse_database_url
+from ensue.telemetry import Switchboard, Telemetry
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
     from ensue.effects.deliver import Delivery
     from ensue.engine.commit import Commit
     from ensue.engine.controller import Controller
     from ensue.integrations.inbound.inbox import Inbox
+    from ensue.observation.metrics import Metrics
     from ensue.plan.plan import Plan
     from ensue.schema.model import Model
     from ensue.server.options import AsgiOptions
@@ -56,7 +60,7 @@ class RunOptions:
     name (`"channels.redis"`), `replace` whole integrations by namespace; `handles` are offered to integrations.
     `database` is used in place of the app's. `lease_seconds`: how long after this process died others may take the effects
     that it held. `sql_functions` are further functions for SQLite, or take the place of its
-    own, as a test's clock does.
+    own, as a test's clock does. `tracer_provider` is where OpenTelemetry's spans go in place of the global provider.
     """
 
     deliver: bool = True
@@ -71,6 +75,7 @@ class RunOptions:
     worker_name: str = "app"
     lease_seconds: float = LEASE_SECONDS
     grace_seconds: float = GRACE_SECONDS
+    tracer_provider: TracerProvider | None = None
 
 
 class RunArguments(TypedDict, total=False):
@@ -88,6 +93,7 @@ class RunArguments(TypedDict, total=False):
     worker_name: str
     lease_seconds: float
     grace_seconds: float
+    tracer_provider: TracerProvider | None
 
 
 class App:
@@ -265,11 +271,14 @@ class AppRun:
         self.options = options
         self.clock = options.clock
         self.handles = Handles()
+        self.telemetry = Switchboard()
         self.started = False
         self._entered = False
         self._stack: AsyncExitStack | None = None
         self._watchers: list[Callable[[str], None]] = []
         self._watching = asyncio.Lock()
+        self._metrics: Metrics | None = None
+        self._follows = False
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -280,6 +289,7 @@ class AppRun:
             stack.callback(slot.release, self)
             self._entered = True
             await self.declare(stack)
+            self._trace(stack)
             await self._open(stack)
             await self._connect(stack)
             self._stack = stack.pop_all()
@@ -309,6 +319,42 @@ class AppRun:
     def _hinted(self, payload: str) -> None:
         for callback in self._watchers:
             callback(payload)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The run's metrics, which count from when they are first asked for.
+
+        Raises `UsageError` if prometheus-client is not installed.
+        """
+        if self._metrics is None:
+            from ensue.observation.metrics import metrics_of
+
+            self._metrics = metrics_of(self)
+            self.observe(self._metrics)
+        return self._metrics
+
+    def observe(self, listener: Telemetry) -> None:
+        """Tell `listener` of everything that the run does from now on."""
+        self.telemetry.listen(listener)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Have delivery and commits tell what they do; only once somebody listens, as it costs a little."""
+        if self.telemetry.listening and "delivery" in vars(self) and not self._follows:
+            self._follows = True
+            self.delivery.observers.append(self.telemetry.told)
+            self.controller.on_commit(self.telemetry.told)
+
+    def _trace(self, stack: AsyncExitStack) -> None:
+        """Make spans if the process, or the options of the run, say where they go."""
+        from ensue.observation.wanted import tracing_wanted
+
+        if tracing_wanted(self.options.tracer_provider):
+            from ensue.observation.tracing import Tracing
+
+            tracing = Tracing(self.options.tracer_provider)
+            stack.callback(tracing.close)
+            self.observe(tracing)
 
     async def health(self) -> dict[str, Health]:
         """How each integration is, by namespace."""
@@ -354,19 +400,22 @@ class AppRun:
         await self.driver.open()
         stack.push_async_callback(self.driver.close)
         await prepare_database(self.plan, self.driver, shown=str(parse_database_url(database)))
-        self.controller = Controller(plan=self.plan, driver=self.driver, clock=self.clock, model=self.model)
+        self.controller = Controller(
+            plan=self.plan, driver=self.driver, clock=self.clock, model=self.model, telemetry=self.telemetry
+        )
         stack.push_async_callback(self.controller.close)
 
     async def _connect(self, stack: AsyncExitStack) -> None:
         """Integrations set up, then delivery, which calls them."""
         from ensue.integrations.inbound.inbox import Inbox
         from ensue.integrations.relay.hand_over import HandOver
-        from ensue.integrations.running.targets import delivery_of
+        from ensue.integrations.relay.returning import Returning
+        from ensue.integrations.running.targets import delivery_of, relays_of
 
         if self.options.setup:
             await self.integrations.setup(self.controller)
             stack.push_async_callback(self.integrations.cleanup)
-        hand_over = HandOver(self.clock)
+        hand_over = HandOver(self.clock, self.telemetry)
         stack.push_async_callback(hand_over.close)
         self.delivery = delivery_of(
             self.controller,
@@ -378,11 +427,15 @@ class AppRun:
             watch=self.watch,
             hand_over=hand_over,
         )
+        self._follow()
         self.controller.on_commit(self._committed)
         self.inbox = Inbox(self.controller, self.driver, self.integrations.endpoints, clock=self.clock)
         stack.push_async_callback(self.delivery.stop, self.options.grace_seconds)
         stack.push_async_callback(self.inbox.stop, self.options.grace_seconds)
         if self._delivers:
+            returning = Returning(relays_of(self.model), self.driver)
+            returning.start()
+            stack.push_async_callback(returning.stop)
             await self.delivery.start()
             await self.inbox.start()
             pruning = asyncio.get_running_loop().create_task(self._prune(), name="ensue prune")

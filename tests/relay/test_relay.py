@@ -16,10 +16,11 @@ import pytest
 from ensue import App, Effect, Integration, Nats, side_effect
 from ensue.app import AppRun
 from ensue.cli.relayed import RelayedRun
-from ensue.effects.ledger import list_effects
+from ensue.effects.ledger import list_effects, retry_effects, show_effect
 from ensue.errors import DeclarationError, UsageError
 from ensue.integrations.relay.nats_stream import connect_relay
 from tests.relay.parcels import LEASE_SECONDS, Parcel, app
+from tests.services_nats import NatsServer
 
 WAIT_SECONDS = 30.0
 
@@ -75,6 +76,8 @@ async def test_what_is_handed_over_is_called_elsewhere_and_settled_here(
     async with app(nats_url, stream).run() as run:
         await run.controller.store.create_many([Parcel(label=f"p{n}") for n in range(50)])
         effects = await handed_over(run)
+        detail = await show_effect(run.driver, effects[0].id)
+        assert (detail.provider_id or "").partition(":")[0] == stream
         assert not file.exists()
         async with RelayedRun(app(nats_url, stream, file=str(file)), nats_url):
             await until(lambda: len(calls(file)) == 50)
@@ -124,7 +127,7 @@ async def test_several_processes_share_the_work_and_one_that_is_killed_loses_not
     nats_url: str, stream: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "calls"
-    count = 250
+    count = 150
     async with (
         app(nats_url, stream).run() as run,
         worker(nats_url, stream, file, 0.02) as first,
@@ -144,6 +147,39 @@ async def test_several_processes_share_the_work_and_one_that_is_killed_loses_not
     assert repeats <= 20
     assert all({pid for found, *_, pid in told if found == key} >= {str(first.pid)} for key in keys if keys[key] > 1)
     assert {attempt for *_, attempt, _ in told} == {"1"}
+
+
+async def test_while_the_broker_is_gone_effects_wait_in_the_table(
+    nats_server: NatsServer, stream: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "calls"
+    database = f"sqlite:///{tmp_path / 'parcels.db'}"
+    served = app(nats_server.url, stream, file=str(file))
+    async with app(nats_server.url, stream, database).run() as run, RelayedRun(served, nats_server.url):
+        await run.controller.store.create(Parcel(label="before"))
+        await until(lambda: len(calls(file)) == 1)
+        nats_server.kill()
+        await run.controller.store.create(Parcel(label="meanwhile"))
+        await asyncio.sleep(0.5)
+        waiting = [effect for effect in await list_effects(run.driver) if effect.state != "done"]
+        assert [effect.attempt for effect in waiting] == [0]
+        nats_server.start()
+        await until(lambda: len({key for key, *_ in calls(file)}) == 2)
+        await handed_over(run)
+
+
+async def test_what_nobody_could_deliver_is_dead_in_the_table_and_can_be_handed_over_anew(
+    nats_url: str, stream: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "calls"
+    async with app(nats_url, stream).run() as run:
+        await run.controller.store.create_many([Parcel(label="well"), Parcel(label="refused", trouble="refused")])
+        async with RelayedRun(app(nats_url, stream, file=str(file)), nats_url), asyncio.timeout(WAIT_SECONDS):
+            while not (dead := await list_effects(run.driver, state="dead")):  # noqa: ASYNC110 - another process tells
+                await asyncio.sleep(0.02)
+        assert [(effect.record_id, effect.error_class) for effect in dead] == [(2, "rejected")]
+        assert "nobody lives there" in (dead[0].error or "")
+        assert await retry_effects(run.driver, [dead[0].id]) == [dead[0].id]
 
 
 async def test_a_worker_has_no_database(nats_url: str, stream: str, tmp_path: Path) -> None:

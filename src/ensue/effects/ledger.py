@@ -142,6 +142,30 @@ async def discard_effects(driver: Driver, ids: Sequence[int]) -> list[int]:
     return await _change(driver, "discard", change, ids)
 
 
+class Returned(msgspec.Struct, frozen=True):
+    """An effect that was handed to a relay, and that nobody behind it could deliver."""
+
+    key: str
+    error_class: str
+    error: str
+
+
+async def return_effects(driver: Driver, effects: Sequence[Returned]) -> list[str]:
+    """Note that effects which were settled by handing them over are dead; answers the keys of those that were found."""
+    items = (
+        "SELECT value ->> 'key' AS key, value ->> 'error_class' AS error_class, value ->> 'error' AS error"
+        " FROM json_each(?1)"
+        if driver.dialect == "sqlite"
+        else "SELECT * FROM json_to_recordset($1::text::json) AS r(key text, error_class text, error text)"
+    )
+    text = (
+        f"UPDATE ensue_effect AS e SET state = '{target_of('return')}', error_class = r.error_class, error = r.error"
+        f" FROM ({items}) AS r WHERE e.key = r.key AND e.state IN {sources_of('return')} RETURNING key"
+    ).replace("RETURNING key", "RETURNING e.key" if driver.dialect == "postgresql" else "RETURNING key")
+    rows = await driver.write(_rows(Statement("effect.return", text, rows=True), (_json(effects),)))
+    return [row[0] for row in rows]
+
+
 async def hasten(driver: Driver, names: Sequence[str]) -> None:
     """Make everything that waits for a later attempt due now; attempts are unchanged."""
     now = STATEMENT_NOW[driver.dialect]

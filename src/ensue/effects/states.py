@@ -57,6 +57,8 @@ TRANSITIONS: Final = _table(
     # By whoever closes the breaker of a target, or enqueues a newer effect of the key.
     Transition("unpark", ("parked",), "pending", fenced=False, attempt="keep"),
     Transition("supersede", (*WAITING, "parked"), "cancelled", fenced=False, attempt="keep"),
+    # By whoever hears from a relay that nobody behind it could deliver.
+    Transition("return", ("done",), "dead", fenced=False, attempt="keep"),
     # By an operator; a claimed effect is the worker's until its lease ends.
     Transition("requeue", ("dead", "cancelled", "parked", *WAITING), "pending", fenced=False, attempt="reset"),
     Transition("discard", ("dead", *CLAIMABLE), "cancelled", fenced=False, attempt="keep"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from ensue.clock import Clock
 from ensue.effects.target import EffectRow, Handler
@@ -15,13 +16,15 @@ from ensue.errors import Unavailable
 from ensue.integrations.relay.message import to_message
 from ensue.integrations.relay.nats_stream import JetStream, connect_relay
 from ensue.schema.delivery import Nats, Receipt
+from ensue.telemetry import Telemetry
 
 
 class HandOver:
     """The connections of one run, one for each relay; `close` ends them."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, telemetry: Telemetry) -> None:
         self._clock = clock
+        self._telemetry = telemetry
         self._stack = AsyncExitStack()
         self._relays: dict[Nats, JetStream] = {}
         self._opening = asyncio.Lock()
@@ -31,6 +34,7 @@ class HandOver:
 
         async def hand_over(row: EffectRow) -> Receipt:
             relay = await self._relay(nats)
+            row = replace(row, trace=self._telemetry.traceparent() or row.trace)
             place = await relay.publish(row.name, row.key, to_message(row, self._clock.now()))
             return Receipt(provider_id=place, note="handed to the relay")
 

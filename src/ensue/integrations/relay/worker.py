@@ -13,15 +13,18 @@ import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ensue.clock import Clock
+from ensue.effects.observe import DeliveryEvent
 from ensue.effects.retry import Circumstances, Failure, decide, describe, judge
 from ensue.effects.target import EffectRow, Handling
 from ensue.errors import InternalError, Unavailable
 from ensue.integrations.relay.message import from_message
 from ensue.integrations.relay.nats_stream import JetStream, connect_relay
-from ensue.schema.delivery import Nats
+from ensue.integrations.running.targets import observed
+from ensue.schema.delivery import Nats, Receipt
+from ensue.telemetry import Switchboard
 
 logger = logging.getLogger("ensue.relay")
 
@@ -50,9 +53,11 @@ class RelayWorker:
         clock: Clock,
         lease_seconds: float = LEASE_SECONDS,
         rng: Random | None = None,
+        telemetry: Switchboard | None = None,
     ) -> None:
         self._nats = nats
-        self._targets = dict(targets)
+        self._telemetry = telemetry or Switchboard()
+        self._targets = {name: observed(name, handling, self._telemetry) for name, handling in targets.items()}
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._rng = rng or Random()
@@ -159,22 +164,41 @@ class RelayWorker:
             return
         if redelivered:
             row = from_message(message.data, attempt=1 + await relay.attempts(row.key))
+        began = self._clock.monotonic_seconds()
+        self._tell("claimed", row, target)
+        try:
+            end = await self._deliver(relay, message, row, target)
+        except BaseException:
+            self._tell("lost", row, target)
+            raise
+        self._tell("ended", row, target, seconds=self._clock.monotonic_seconds() - began, **end)
+
+    async def _deliver(self, relay: JetStream, message: Any, row: EffectRow, target: Handling) -> dict[str, Any]:
+        """Call, and have the broker know how it ended; what is told of the end."""
         try:
             async with asyncio.timeout(target.timeout_seconds):
-                await target.handler(row if target.batch is None else [row])
+                answer = await target.handler(row if target.batch is None else [row])
         except Exception as error:  # noqa: BLE001 - judged, logged, and kept with the message
             failure = judge(error)
             if isinstance(error, TimeoutError) and not str(error):
                 failure = Failure("transient", f"TimeoutError: no end within {target.timeout_seconds:g} s")
-            await self._failed(relay, message, row, failure=failure, target=target)
-            return
+            state = await self._failed(relay, message, row, failure=failure, target=target)
+            return {"state": state, "error_class": failure.kind}
         await message.ack_sync()
-        if redelivered:
+        if message.metadata.num_delivered > 1:
             await relay.forget_attempts(row.key)
+        return {"state": "done", "provider_id": answer.provider_id if isinstance(answer, Receipt) else None}
+
+    def _tell(self, kind: Literal["claimed", "ended", "lost"], row: EffectRow, target: Handling, **more: Any) -> None:
+        if self._telemetry.listening:
+            if kind == "claimed" and row.enqueued_at is not None:
+                more["seconds"] = max(0.0, (self._clock.now() - row.enqueued_at).total_seconds())
+            self._telemetry.told(DeliveryEvent(kind, row, target.target_name(row.name), **more))
 
     async def _failed(
         self, relay: JetStream, message: Any, row: EffectRow, *, failure: Failure, target: Handling
-    ) -> None:
+    ) -> str:
+        """Write the failure down; the state that the effect came to."""
         age = self._clock.now() - row.enqueued_at if row.enqueued_at is not None else target.retry.max_age
         now = Circumstances(attempts=row.attempt, age=age, failures=row.attempt - 1)
         verdict = decide(failure, target, now, self._rng)
@@ -182,7 +206,7 @@ class RelayWorker:
             await relay.bury(row.name, row.key, message.data, error=(failure.kind, failure.message))
             await message.ack_sync()
             logger.error("relayed effect %s (%s) is dead: %s", row.name, row.key, failure.message, extra=_fields(row))
-            return
+            return "dead"
         if verdict.transition == "retry":
             await relay.note_attempts(row.key, row.attempt)
         logger.warning(
@@ -191,6 +215,7 @@ class RelayWorker:
             extra=_fields(row),
         )
         await message.nak(delay=max(verdict.delay_seconds, 0.001))
+        return "retry_wait"
 
     async def _keep(self, message: Any) -> None:
         """Tell the broker that the message is being worked on, well before its lease ends."""

@@ -22,11 +22,12 @@ from ensue.engine.enqueuing.collect import INITIAL_EFFECT, AfterCommit
 from ensue.engine.payload import decode_payload
 from ensue.integrations.contract import Integration
 from ensue.integrations.relay.hand_over import HandOver
-from ensue.schema.delivery import Nats
+from ensue.schema.delivery import Nats, Receipt
 from ensue.schema.effect import Effect
 from ensue.schema.model import EffectModel, Model
 from ensue.store.driver import Driver
 from ensue.store.url import open_driver, parse_database_url
+from ensue.telemetry import Telemetry
 
 BEAT_SHARE = 0.27
 """How much of a lease passes between two renewals: three fit in."""
@@ -55,9 +56,10 @@ def delivery_of(
             targets[name] = replace(targets[name], handler=hand_over.handler(relay), batch=None, verify=None)
     if controller.awaits_initials:
         targets[INITIAL_EFFECT] = Handling(_initial_handler(controller))
+    telemetry = controller.engine.telemetry
     return Delivery(
         driver,
-        targets,
+        {name: observed(name, handling, telemetry) for name, handling in targets.items()},
         clock=clock,
         worker_name=worker_name,
         rhythm=Rhythm(lease_seconds, lease_seconds * BEAT_SHARE),
@@ -66,10 +68,36 @@ def delivery_of(
     )
 
 
+def observed(name: str, handling: Handling, telemetry: Telemetry) -> Handling:
+    """The same, with each call told of while it lasts."""
+    handler, verify = handling.handler, handling.verify
+
+    async def handle(given: EffectRow | list[EffectRow]) -> object:
+        with telemetry.attempt(name, given if isinstance(given, list) else [given]) as activity:
+            answer = await handler(given)
+            if isinstance(answer, Receipt):
+                activity.note(provider_id=answer.provider_id)
+            return answer
+
+    async def ask(row: EffectRow) -> object:
+        assert verify is not None
+        with telemetry.attempt(name, [row]) as activity:
+            activity.note(verified=True)
+            return await verify(row)
+
+    return replace(handling, handler=handle, verify=None if verify is None else ask)
+
+
 def relay_of(declared: EffectModel) -> Nats | None:
     """Where the effect is handed to, if it has a relay."""
     relay: Nats | Callable[[], Nats] | None = declared.options["relay"]
     return relay if relay is None or isinstance(relay, Nats) else relay()
+
+
+def relays_of(model: Model) -> list[Nats]:
+    """The relays that effects of the app go through."""
+    found = [relay_of(effect) for effect in model.effects.values()]
+    return list(dict.fromkeys(relay for relay in found if relay is not None))
 
 
 def _initial_handler(controller: Controller) -> Callable[[EffectRow], Awaitable[None]]:
@@ -126,7 +154,7 @@ _PASSED = (
 def after_commit_row(model: Model, effect: AfterCommit) -> EffectRow:
     """The row that an effect with `delivery="after_commit"` would have, if it were in the table."""
     event = decode_payload(model, effect.payload)
-    return EffectRow(0, effect.name, effect.key, event.record_name, event.record.id, effect.payload)
+    return EffectRow(0, effect.name, effect.key, event.record_name, event.record.id, effect.payload, trace=effect.trace)
 
 
 def _heartbeat_driver(database: str) -> Callable[[], Driver] | None:

@@ -1,0 +1,88 @@
+"""What no worker of a relay could deliver comes back to the table of effects, as dead, with its error.
+
+Decides how often the broker is asked and what happens while it or the database is gone: it is asked again. Leaves the
+change of state to `effects.ledger`. Invariant: a message is acknowledged after the table says so, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from ensue.effects.ledger import Returned, return_effects
+from ensue.errors import InternalError, Unavailable
+from ensue.integrations.relay.message import from_message
+from ensue.integrations.relay.nats_stream import connect_relay
+from ensue.schema.delivery import Nats
+from ensue.store.driver import Driver
+
+logger = logging.getLogger("ensue.relay")
+
+LEASE_SECONDS: Final = 30.0
+AT_ONCE: Final = 100
+PAUSE_SECONDS_MAX: Final = 30.0
+HEADER_CLASS, HEADER_TEXT = "Ensue-Error-Class", "Ensue-Error"
+
+
+class Returning:
+    """Watches the dead of `relays` for the app whose database is behind `driver`; `start` and `stop`."""
+
+    def __init__(self, relays: Iterable[Nats], driver: Driver) -> None:
+        self._relays = tuple(dict.fromkeys(relays))
+        self._driver = driver
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin. The broker need not answer yet."""
+        self._tasks = [
+            asyncio.create_task(self._watch(relay), name=f"ensue.relay.dead.{relay.stream}") for relay in self._relays
+        ]
+
+    async def stop(self) -> None:
+        """What was not acknowledged comes again."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch(self, relay: Nats) -> None:
+        pause = 1.0
+        while True:
+            try:
+                async with connect_relay(relay) as connected:
+                    dead = await connected.subscribe_dead(lease_seconds=LEASE_SECONDS)
+                    while True:
+                        await self._take_back(await connected.fetch(dead, AT_ONCE))
+                        pause = 1.0
+            except Unavailable as error:
+                logger.warning(
+                    "the dead of the relay %s can't be asked for, next try in %.0f s: %s", relay.stream, pause, error
+                )
+            except Exception:
+                logger.exception("the dead of the relay %s could not be taken back; it is tried again", relay.stream)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, PAUSE_SECONDS_MAX)
+
+    async def _take_back(self, messages: Sequence[Any]) -> None:
+        if not messages:
+            return
+        found = [item for item in map(_returned, messages) if item is not None]
+        settled = await return_effects(self._driver, found)
+        for message in messages:
+            await message.ack_sync()
+        for item in found:
+            if item.key in settled:
+                logger.error(
+                    "relayed effect %s is dead; `ensue effects retry` hands it over anew: %s", item.key, item.error
+                )
+
+
+def _returned(message: Any) -> Returned | None:
+    headers: dict[str, str] = dict(message.headers or {})
+    try:
+        row = from_message(message.data, attempt=1)
+    except InternalError as error:
+        logger.error("A message among the dead of the relay is no effect and is dropped: %s", error)
+        return None
+    return Returned(row.key, headers.get(HEADER_CLASS, "transient"), headers.get(HEADER_TEXT, ""))
