@@ -127,12 +127,12 @@ async def test_several_processes_share_the_work_and_one_that_is_killed_loses_not
     nats_url: str, stream: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "calls"
-    count = 150
+    count = 300
     async with (
         app(nats_url, stream).run() as run,
-        worker(nats_url, stream, file, 0.02) as first,
-        worker(nats_url, stream, file, 0.02),
-        worker(nats_url, stream, file, 0.02),
+        worker(nats_url, stream, file, 0.2) as first,
+        worker(nats_url, stream, file, 0.2),
+        worker(nats_url, stream, file, 0.2),
     ):
         await run.controller.store.create_many([Parcel(label=f"p{n}") for n in range(count)])
         await until(lambda: len({pid for *_, pid in calls(file)}) == 3)
