@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ensue.effects.observe import DeliveryEvent
+from ensue.effects.operate import replay_effects
 from ensue.effects.target import EffectRow, Handling
 from ensue.errors import Rejected, UnknownOutcome
 from ensue.schema.delivery import Receipt, Retry
@@ -183,3 +184,72 @@ async def test_every_attempt_that_did_not_succeed_at_once_is_in_the_ledger(world
         (1, 1, "retry", "transient", True),
         (1, 2, "succeed", None, True),
     ]
+
+
+class _Unreadable(Exception):
+    """As libraries have them: its text can't be made, and an attribute that others have raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("not formatted")
+
+    @property
+    def response(self) -> object:
+        raise RuntimeError("there was no response")
+
+
+class _Escape(BaseException):
+    """Not an `Exception`, so that `except Exception` lets it pass."""
+
+
+@pytest.mark.parametrize("error", [_Unreadable(), _Escape(), BaseExceptionGroup("several", [_Escape()])])
+@pytest.mark.parametrize("batch", [None, 2])
+async def test_whatever_is_raised_is_an_end(world: World, error: BaseException, batch: int | None) -> None:
+    async def handler(_: Any) -> None:
+        raise error
+
+    await world.enqueue(world.effects(2))
+    await world.running({NAME: Handling(handler, batch=batch)})
+
+    async def ended() -> bool:
+        return set(await world.rows("error_class")) == {"transient"}
+
+    await world.until(ended)
+    assert all(type(error).__name__ in text for text in await world.rows("error"))
+
+
+async def test_a_classification_that_fails_decides_nothing(world: World) -> None:
+    def classify(_: BaseException) -> None:
+        raise KeyError("unheard of")
+
+    await world.enqueue()
+    worker = await world.worker({NAME: Handling(Recorder(lambda _: RuntimeError("down")), classify=classify)})
+    await worker.drain()
+    assert await world.rows("state, error_class") == [("retry_wait", "transient")]
+
+
+async def test_a_receipt_that_no_database_takes_is_written_all_the_same(world: World) -> None:
+    seen = Recorder()
+
+    async def handler(row: EffectRow) -> Receipt:
+        await seen(row)
+        return Receipt(provider_id="p\0-1", note="\ud800" + "x" * 5000)
+
+    await world.enqueue(world.effects(3))
+    worker = await world.worker({NAME: Handling(handler)})
+    await worker.drain()
+    assert await world.rows("state, provider_id") == [("done", "p\\0-1")] * 3
+    assert len(seen.rows) == 3
+    assert all(len(note) <= 2000 for note in await world.rows("note"))
+
+
+async def test_what_is_sent_once_more_supersedes_nothing(world: World) -> None:
+    seen = Recorder(lambda row: RuntimeError("down") if row.record_id == 2 and len(seen.rows) < 4 else None)
+    worker = await world.worker({NAME: Handling(seen, ordered=True, coalesce=True)})
+    await world.enqueue(world.effects(1, order="a"))
+    await worker.drain()
+    await world.enqueue(world.effects(1, order="a"))
+    await worker.drain()
+    assert await replay_effects(world.driver, [1]) == [1]
+    for _ in range(3):
+        await worker.drain(waiting=True)
+    assert await world.rows() == ["done", "done", "done"]

@@ -20,7 +20,7 @@ from ensue.effects.breaker import CallWindow
 from ensue.effects.heartbeat import Heartbeat
 from ensue.effects.observe import DeliveryEvent, Observer, tell
 from ensue.effects.outbox import Claim, Lease, Move, Outcome, Rescued, micros, outcome
-from ensue.effects.retry import Circumstances, Failure, decide, judge, pause_after
+from ensue.effects.retry import Circumstances, Failure, decide, judge, pause_after, storable
 from ensue.effects.target import EffectRow, Handling
 from ensue.schema.delivery import Receipt
 
@@ -194,6 +194,13 @@ class Flights:
                 await self._send(flight, flight.parts)
         except asyncio.CancelledError as error:
             self._interrupted(flight, error)
+        except BaseException as error:
+            # Whatever was raised: what has no end would stay claimed, and renewed, for as long as this process lives.
+            for part in flight.parts:
+                if part.end is None:
+                    self._failed(flight, part, self._judged(error, flight.handling))
+            if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+                raise
         self._on_end()
 
     async def _send(self, flight: _Flight, parts: list[_Part]) -> None:
@@ -260,7 +267,7 @@ class Flights:
                 part.end = self._released(flight, part)
             else:
                 # The function cancelled itself, through a scope of its own that leaked.
-                self._failed(flight, part, judge(error))
+                self._failed(flight, part, self._judged(error, flight.handling))
 
     def _released(self, flight: _Flight, part: _Part) -> Outcome:
         """What was called may have arrived, and is treated so if it must not simply be repeated."""
@@ -269,11 +276,16 @@ class Flights:
         doubtful = part.started and flight.handling.guarded
         return outcome(part.claim, "release", doubt=max(part.claim.row.doubt, 1) if doubtful else None)
 
-    def _judged(self, error: Exception, handling: Handling) -> Failure:
-        if isinstance(error, TimeoutError) and not str(error) and error.__cause__ is not None:
+    def _judged(self, error: BaseException, handling: Handling) -> Failure:
+        if type(error) is TimeoutError and not str(error) and error.__cause__ is not None:
             message = f"TimeoutError: no end within {handling.timeout_seconds:g} s"
             return Failure("transient", message, unanswered=True)
-        return judge(error, handling.classify)
+        try:
+            return judge(error, handling.classify)
+        except Exception as defect:
+            # `classify` is an integration's own; it must not decide whether there is an end at all.
+            _logger.exception("classify raised %s; the error is judged without it", type(defect).__name__)
+            return judge(error)
 
     def _since_sent(self, part: _Part) -> timedelta:
         return timedelta(microseconds=part.claim.sent_micros)
@@ -348,7 +360,9 @@ class Flights:
 
 def _arrived(claim: Claim, transition: str, receipt: Receipt | None) -> Outcome:
     given = receipt or Receipt()
-    return outcome(claim, transition, doubt=0, provider_id=given.provider_id, note=given.note)
+    # What can't be written would be called again and again: an end counts only once it is in the table.
+    provider_id, note = (None if item is None else storable(str(item)) for item in (given.provider_id, given.note))
+    return outcome(claim, transition, doubt=0, provider_id=provider_id, note=note)
 
 
 def _receipts(answer: object, count: int) -> list[Receipt | None]:

@@ -15,6 +15,7 @@ import msgspec
 
 from ensue.clock import from_micros
 from ensue.effects.outbox import Move, move
+from ensue.effects.sql.conditions import REPLAYED
 from ensue.effects.sql.targets import TARGETS
 from ensue.effects.states import sources_of, target_of
 from ensue.store.driver import Dialect, Driver
@@ -146,7 +147,7 @@ def _replay(dialect: Dialect, ids: Sequence[int], per_second: float | None) -> W
         effects.append(
             NewEffect(
                 name=name,
-                key=f"{key}:again-{token}",
+                key=f"{key}{REPLAYED}{token}",
                 record=record,
                 record_id=record_id,
                 payload=payload,

@@ -120,22 +120,30 @@ def _by_status(status: int) -> ErrorClass:
 
 def http_status(error: BaseException) -> int | None:
     """The status of the HTTP answer that `error` tells of, whichever library raised it."""
-    response: Any = getattr(error, "response", None)
+    response = _attribute(error, "response")
     for holder, name in ((response, "status_code"), (response, "status"), (error, "status"), (error, "status_code")):
-        found: object = getattr(holder, name, None)
+        found: object = _attribute(holder, name)
         if isinstance(found, int) and not isinstance(found, bool) and 100 <= found <= 599:
             return int(found)
     return None
 
 
+def _attribute(holder: object, name: str) -> Any:
+    """None also where the attribute is a property that raises, as clients have for what was not received."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # noqa: BLE001 - an error of another library is read here, and that it can't be read says enough
+        return None
+
+
 def asked_pause(error: BaseException) -> float | None:
     """The seconds that the other side asked to wait: `retry_after_seconds`, or Retry-After of a 429 or 503."""
-    pause: object = getattr(error, "retry_after_seconds", None)
+    pause: object = _attribute(error, "retry_after_seconds")
     if isinstance(pause, int | float) and not isinstance(pause, bool) and 0 <= pause < float("inf"):
         return min(float(pause), HOLD_SECONDS_MAX)
     if http_status(error) not in (429, 503):
         return None
-    headers: Any = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
+    headers: Any = _attribute(_attribute(error, "response"), "headers") or _attribute(error, "headers")
     return _retry_after(headers) if headers is not None else None
 
 
@@ -186,7 +194,15 @@ def _not_sent(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """The error as text that any database takes: no NUL, no lone surrogate, bounded."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        text = str(error)
+    except Exception as defect:  # noqa: BLE001 - that is what there is to say of it
+        text = f"its text can't be had, which raises {type(defect).__name__}"
+    return storable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def storable(text: str) -> str:
+    """`text` as any database takes it: no NUL, no lone surrogate, bounded."""
     safe = text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
     return safe if len(safe) <= ERROR_CHARACTERS_MAX else safe[: ERROR_CHARACTERS_MAX - 1] + "…"
 
@@ -261,4 +277,5 @@ __all__ = [
     "judge",
     "pause_after",
     "step_seconds",
+    "storable",
 ]

@@ -14,6 +14,9 @@ CLAIMABLE_STATE: Final = f"e.state IN {in_list(CLAIMABLE)}"
 LEASED: Final = f"e.state = '{target_of('claim')}'"
 UNSETTLED_KEYED: Final = f"h.order_key IS NOT NULL AND h.state NOT IN {in_list(SETTLED)}"
 
+REPLAYED: Final = ":again-"
+"""In the key of an effect that an operator sent once more: it comes last in its order, and tells nothing newer."""
+
 KEYS_AT_ONCE: Final = 500
 """How many order keys one look walks over."""
 

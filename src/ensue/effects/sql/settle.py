@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ensue.effects.sql.conditions import LEASED, UNSETTLED_KEYED, read
+from ensue.effects.sql.conditions import LEASED, REPLAYED, UNSETTLED_KEYED, read
 from ensue.effects.states import CLAIMABLE, SETTLED, WAITING, target_of
 from ensue.store.driver import Dialect
 from ensue.store.effect_table import NEVER, STATEMENT_NOW, SUPERSEDED, in_list
@@ -61,7 +61,8 @@ def _final(effect: str) -> str:
     newer = UNSETTLED_KEYED.replace("h.", "n.")
     return (
         f"CASE WHEN s.yields AND s.state IN {in_list((*WAITING, 'parked'))} AND EXISTS (SELECT 1 FROM ensue_effect n"
-        f" WHERE n.order_key = {effect}.order_key AND {newer} AND n.position > {effect}.position)"
+        f" WHERE n.order_key = {effect}.order_key AND {newer} AND n.position > {effect}.position"
+        f" AND n.key NOT LIKE '%{REPLAYED}%')"
         f" THEN '{target_of('yield')}' WHEN s.parks AND EXISTS (SELECT 1 FROM ensue_effect_target t"
         f" WHERE t.target = {effect}.target AND t.breaker_state <> 'closed') THEN '{target_of('park')}' ELSE s.state END"
     )
