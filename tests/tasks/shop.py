@@ -10,9 +10,6 @@ from typing import Any, ClassVar
 from ensue import App, AsyncTask, Context, Entity, Property, Submitted, TaskEvent, TaskIntegration, TaskUpdate
 from ensue.testing import AppHarness
 
-STEPS = 6
-"""In how many steps time passes, so that what is tried again is tried again."""
-
 
 class User(Entity):
     name: Property[str]
@@ -91,7 +88,7 @@ class World:
     async def picture(self, prompt: str = "a cat") -> Picture:
         """A new picture, as far as delivery brings it."""
         made = await self.harness.store.create(Picture(prompt=prompt))
-        await self.deliver()
+        await self.harness.drain()
         return await self.now(made)
 
     async def now(self, picture: Picture) -> Picture:
@@ -99,16 +96,10 @@ class World:
 
     async def after(self, seconds: float, picture: Picture) -> Picture:
         """What it is `seconds` later, when what is due then was visited, once, and delivered."""
-        for _ in range(STEPS):
-            await self.deliver(seconds / STEPS)
+        await self.harness.advance(seconds, polls=False)
         await self.shop.poll_due()
-        await self.deliver()
-        return await self.now(picture)
-
-    async def deliver(self, seconds: float = 0.5) -> None:
-        """Deliver what is due a moment later: on PostgreSQL, whose clock runs on, what was just written is due then."""
-        self.harness.clock.advance(seconds=seconds)
         await self.harness.drain()
+        return await self.now(picture)
 
     async def told(self, picture: Picture) -> list[tuple[str, str]]:
         """What was told of it, and by whom."""

@@ -76,7 +76,6 @@ async def test_the_deadline_ends_what_could_not_be_submitted(lone: World) -> Non
 async def test_what_delivery_never_came_to_ends_with_the_deadline(world: World) -> None:
     made = await world.harness.store.create(Picture(prompt="x"))
     world.harness.clock.advance(seconds=31 * 60)
-    await world.harness._time.reach_database(world.harness.run.driver, world.harness.run.plan)
     await world.shop.poll_due()
     assert ((await world.now(made)).status, (await world.now(made)).error) == ("failed", "deadline")
     await world.harness.drain()
@@ -148,7 +147,7 @@ async def test_another_part_of_the_app_may_end_it(lone: World) -> None:
 async def test_cancelled_at_the_provider_too(lone: World) -> None:
     picture = await lone.picture()
     await lone.shop.cancel_task(picture)
-    await lone.deliver()
+    await lone.harness.drain()
     assert ((await lone.now(picture)).status, lone.shop.cancelled) == ("cancelled", ["p1"])
     lone.shop.answers["p1"] = TaskUpdate(status="cancelled")
     assert (await lone.after(10, picture)).status == "cancelled"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,9 @@ from ensue import (
     TaskUpdate,
     side_effect,
 )
+from ensue.clock import ManualClock, to_micros
 from ensue.effects import ledger
+from ensue.store.statement import Run, Statement, Work
 from ensue.testing import AppHarness
 from tests.services import fresh_database
 
@@ -77,6 +80,7 @@ async def test_nothing_that_failed_is_due_until_time_moves(database: str) -> Non
         harness.clock.advance(seconds=59)
         await harness.drain()
         assert len(post.calls) == 1
+        # Chance may add a tenth to what was asked for.
         harness.clock.advance(seconds=10)
         await harness.drain()
         assert len(post.calls) == 2
@@ -110,12 +114,45 @@ async def test_attempts_end_and_retention_comes_in_the_same_time(database: str) 
         assert await ledger.prune_effects(harness.run.driver, older_than=week) == 1
 
 
-async def test_on_sqlite_the_databases_clock_is_the_harnesses() -> None:
-    async with AppHarness(app()) as harness:
+async def test_the_databases_clock_is_the_harnesses(database: str) -> None:
+    async with AppHarness(app(), database=database) as harness:
         harness.clock.advance(seconds=1.234567)
         await harness.store.create(Letter(text="a"))
         [entry] = await ledger.list_effects(harness.run.driver)
         assert entry.enqueued_at == harness.clock.now()
+        harness.clock.advance(seconds=2.5)
+        await harness.drain()
+        [entry] = await ledger.list_effects(harness.run.driver)
+        assert entry.settled_at == harness.clock.now()
+
+
+async def test_what_was_caused_is_due_at_once(database: str) -> None:
+    async with AppHarness(app(), database=database) as harness:
+        for text in ("first", "second"):
+            await harness.store.create(Letter(text=text))
+            await harness.drain()
+            assert harness.integration("post").calls[-1] == (harness.clock.now(), text)
+
+
+async def test_no_table_of_a_used_harness_learns_of_real_time(database: str) -> None:
+    clock = ManualClock(datetime(2040, 1, 1, tzinfo=UTC))
+    async with AppHarness(app(failures=1), database=database, clock=clock) as harness:
+        await harness.store.create(Letter(text="a"))
+        await harness.advance(60)
+        driver, tables = harness.run.driver, harness.run.plan.metadata.tables
+        columns = [
+            (table.name, column.name)
+            for table in tables.values()
+            for column in table.columns
+            if table.name.startswith("ensue_") and column.name.endswith(("_at", "_until"))
+        ]
+        for table, column in columns:
+            [[earliest]] = await driver.read(_rows(f"SELECT min({column}) FROM {table}"))
+            assert earliest is None or earliest >= to_micros(clock.now() - timedelta(seconds=60)), (table, column)
+
+
+def _rows(text: str) -> Work[Any]:
+    return (yield Run(Statement("test.instants", text, rows=True), ()))
 
 
 class Drawing(AsyncTask):

@@ -26,6 +26,7 @@ from ensue.engine.writing.apply import insert_rows
 from ensue.errors import InvalidValue, Rejected
 from ensue.plan.plan import RecordPlan, Row
 from ensue.schema.record import Record, make_record, record_values
+from ensue.store.effect_table import DEFAULT_NOW
 from ensue.store.statement import Access, Run, Shared, Statement, Work
 from ensue.store.system_tables import ANONYMOUS
 
@@ -130,10 +131,12 @@ def _derive(tx: Transaction, events: Sequence[Dispatched]) -> Work[list[Event]]:
 # --- Idempotency ------------------------------------------------------------------------------------------------------
 
 _CLAIM = {
-    "sqlite": "INSERT INTO ensue_idempotency (interaction, user_id, key, payload_hash) VALUES (?1, ?2, ?3, ?4) "
+    "sqlite": "INSERT INTO ensue_idempotency (interaction, user_id, key, payload_hash, created_at) "
+    f"VALUES (?1, ?2, ?3, ?4, {DEFAULT_NOW['sqlite']}) "
     "ON CONFLICT (interaction, user_id, key) DO NOTHING RETURNING id",
-    "postgresql": "INSERT INTO ensue_idempotency (interaction, user_id, key, payload_hash) "
-    "VALUES ($1::text, $2::bigint, $3::text, $4::text) ON CONFLICT (interaction, user_id, key) DO NOTHING RETURNING id",
+    "postgresql": "INSERT INTO ensue_idempotency (interaction, user_id, key, payload_hash, created_at) "
+    f"VALUES ($1::text, $2::bigint, $3::text, $4::text, {DEFAULT_NOW['postgresql']}) "
+    "ON CONFLICT (interaction, user_id, key) DO NOTHING RETURNING id",
 }
 _STORED = {
     "sqlite": "SELECT payload_hash, event_id FROM ensue_idempotency WHERE interaction = ?1 AND user_id = ?2 AND key = ?3",
@@ -147,8 +150,9 @@ _FILL = {
 }
 _CLAIM_MANY = Statement(
     "ensue_idempotency.claim_many",
-    "INSERT INTO ensue_idempotency (interaction, user_id, key, payload_hash) "
-    "SELECT g.i, g.u, g.k, g.h FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS g(i, u, k, h) "
+    "INSERT INTO ensue_idempotency (interaction, user_id, key, payload_hash, created_at) "
+    f"SELECT g.i, g.u, g.k, g.h, {DEFAULT_NOW['postgresql']} "
+    "FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS g(i, u, k, h) "
     "ORDER BY g.i, g.u, g.k ON CONFLICT (interaction, user_id, key) DO NOTHING RETURNING interaction, user_id, key",
     rows=True,
 )

@@ -60,20 +60,21 @@ STATEMENT_NOW: Final[Mapping[Dialect, str]] = {
 """The same for queries: one instant per statement."""
 
 _PLAIN_COLUMNS: Final = "name, key, record, record_id, payload, order_key, position, trace, cause, cause_id"
-_NEW_COLUMNS: Final = f"{_PLAIN_COLUMNS}, target, priority, due_at, available_at"
+_NEW_COLUMNS: Final = f"{_PLAIN_COLUMNS}, target, priority, enqueued_at, due_at, available_at"
 _ENQUEUE: Final[Mapping[Dialect, Statement]] = {
     "sqlite": Statement(
         "effect.enqueue",
         f"INSERT INTO ensue_effect ({_NEW_COLUMNS}) SELECT "
         + ", ".join(f"value ->> '{name}'" for name in _PLAIN_COLUMNS.split(", "))
-        + ", coalesce(value ->> 'target', value ->> 'name'), coalesce(value ->> 'priority', 0),"
+        + f", coalesce(value ->> 'target', value ->> 'name'), coalesce(value ->> 'priority', 0), {DEFAULT_NOW['sqlite']},"
         f" coalesce(value ->> 'due_at', {DEFAULT_NOW['sqlite']} + (value ->> 'delay')),"
         f" coalesce(value ->> 'due_at', {DEFAULT_NOW['sqlite']} + coalesce(value ->> 'delay', 0)) FROM json_each(?1)",
     ),
     "postgresql": Statement(
         "effect.enqueue",
         f"INSERT INTO ensue_effect ({_NEW_COLUMNS}) SELECT {_PLAIN_COLUMNS},"
-        f" coalesce(target, name), coalesce(priority, 0), coalesce(due_at, {DEFAULT_NOW['postgresql']} + delay),"
+        f" coalesce(target, name), coalesce(priority, 0), {DEFAULT_NOW['postgresql']},"
+        f" coalesce(due_at, {DEFAULT_NOW['postgresql']} + delay),"
         f" coalesce(due_at, {DEFAULT_NOW['postgresql']} + coalesce(delay, 0))"
         " FROM json_to_recordset($1::text::json) AS r(name text, key text, record text, record_id bigint, payload text,"
         " order_key text, position bigint, trace text, cause text, cause_id bigint, target text, priority bigint,"

@@ -51,19 +51,21 @@ _MARKS: Final[Mapping[Dialect, str]] = {
     "postgresql": "$1::text, $2::text, $3::bytea, $4::text",
 }
 _CLAIM: Final = (
-    "INSERT INTO ensue_inbox AS i (endpoint, sender_id, body, headers, state, attempt, handled_at)"
-    " VALUES ({marks}, 'done', 1, {now}) ON CONFLICT (endpoint, sender_id) DO UPDATE SET state = 'done',"
+    "INSERT INTO ensue_inbox AS i (endpoint, sender_id, body, headers, state, attempt, received_at, available_at,"
+    " handled_at) VALUES ({marks}, 'done', 1, {now}, {now}, {now}) ON CONFLICT (endpoint, sender_id) DO UPDATE SET state = 'done',"
     " attempt = i.attempt + 1, handled_at = {now}, lease_token = NULL, lease_until = NULL"
     f" WHERE i.state IN {in_list(OPEN)} RETURNING id"
 )
 # What waits to be handled, or was given up by an operator, is left alone: the sender's repeat changes nothing.
 _FAIL: Final = (
-    "INSERT INTO ensue_inbox AS i (endpoint, sender_id, body, headers, state, attempt, handled_at, error)"
-    " VALUES ({marks}, 'failed', 1, {now}, {error}) ON CONFLICT (endpoint, sender_id) DO UPDATE SET"
+    "INSERT INTO ensue_inbox AS i (endpoint, sender_id, body, headers, state, attempt, received_at, available_at,"
+    " handled_at, error) VALUES ({marks}, 'failed', 1, {now}, {now}, {now}, {error})"
+    " ON CONFLICT (endpoint, sender_id) DO UPDATE SET"
     " attempt = i.attempt + 1, handled_at = {now}, error = excluded.error WHERE i.state = 'failed' RETURNING attempt"
 )
 _STORE: Final = (
-    "INSERT INTO ensue_inbox (endpoint, sender_id, body, headers, state) VALUES ({marks}, 'received')"
+    "INSERT INTO ensue_inbox (endpoint, sender_id, body, headers, state, received_at, available_at)"
+    " VALUES ({marks}, 'received', {now}, {now})"
     " ON CONFLICT (endpoint, sender_id) DO NOTHING RETURNING id"
 )
 _STATE: Final = "SELECT state FROM ensue_inbox WHERE endpoint = {endpoint} AND sender_id = {sender_id}"

@@ -96,7 +96,8 @@ def parse_database_url(text: str) -> DatabaseUrl:
 def open_driver(url: DatabaseUrl | str, *, functions: Mapping[str, Callable[..., Any]] | None = None) -> Driver:
     """The driver for `url`, not yet connected (`await driver.open()` does that).
 
-    `functions` are deterministic scalar functions that SQL text for SQLite may call; PostgreSQL has no use for them.
+    `functions` are deterministic scalar functions that SQL text for SQLite may call. Of them PostgreSQL takes only its
+    clocks, `statement_timestamp` and `clock_timestamp`, which give the datetime that is meant by them instead.
     """
     if isinstance(url, str):
         url = parse_database_url(url)
@@ -104,9 +105,9 @@ def open_driver(url: DatabaseUrl | str, *, functions: Mapping[str, Callable[...,
         from ensue.store.drivers.sqlite import SqliteDriver
 
         return SqliteDriver(url, functions=functions)
-    from ensue.store.drivers.postgres import PostgresDriver
+    from ensue.store.drivers.postgres import CLOCKS, PostgresDriver
 
-    return PostgresDriver(url)
+    return PostgresDriver(url, clocks={name: now for name, now in (functions or {}).items() if name in CLOCKS})
 
 
 def _sqlite(text: str, parts: SplitResult, options: dict[str, str]) -> DatabaseUrl:

@@ -65,9 +65,8 @@ class AppHarness:
     `clients` replace what integrations enter, by full name; `replace` whole integrations by namespace; `env` is the
     whole environment that settings are read from; `handles` are offered to integrations. `clock` is a `ManualClock`.
 
-    The database's clock, which leases, retries, polls and retention are compared with, is held to `clock` too: on
-    SQLite it is `clock`; on PostgreSQL, whose clock runs on, the instants of ensue's own tables are moved instead, at
-    the next `drain` or `advance`.
+    The database's clock, which leases, retries, polls and retention are compared with, is `clock` too, in every
+    statement that the app runs.
 
     >>> async with AppHarness(app, clients={"channels.redis": MemoryBus()}) as harness:
     ...     await harness.store.create(Message(text="hi", channel=channel))
@@ -103,7 +102,6 @@ class AppHarness:
 
     async def __aenter__(self) -> Self:
         await self.run.__aenter__()
-        await self._time.reach_database(self.run.driver, self.run.plan)
         return self
 
     async def __aexit__(
@@ -141,7 +139,6 @@ class AppHarness:
         What waits for a retry is due once the clock was advanced past it. A failure is logged and kept with its effect,
         as in production.
         """
-        await self._time.reach_database(self.run.driver, self.run.plan)
         await self.run.inbox.drain()
         await self.run.delivery.drain(waiting=waiting)
 

@@ -1,10 +1,9 @@
 """The database's clock in a test's hand: what is compared with it becomes due when the test's clock says so.
 
-Decides how: on SQLite the function that ensue asks for the time is replaced by one that asks the test's clock; on
-PostgreSQL, whose clock can't be replaced, every instant in ensue's own tables is moved, back by the time that passed for
-the test and forward by the time that really passed. Leaves the application's own instants alone: these are written and
-compared by the app's clock. Invariant: whenever something is delivered, an instant of ensue's tables is as far from the
-database's now as the test's clock says; on PostgreSQL but for the time that one delivery takes.
+Decides which functions of a database ask the test's clock instead: on SQLite the one that ensue asks for the time; on
+PostgreSQL, whose functions can't be replaced, the driver writes their answers into the statements. Leaves the
+application's own instants alone: these are written and compared by the app's clock. Invariant: no statement of the app
+learns of real time. Defaults of columns keep the server's clock on PostgreSQL, so ensue's inserts name their instants.
 """
 
 from __future__ import annotations
@@ -31,25 +30,15 @@ class HeldTime:
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
-        self._reached_at = clock.monotonic_seconds()
-        self._database_now: int | None = None
 
     def sql_functions(self) -> dict[str, Callable[..., Any]]:
-        """What takes the place of SQLite's own functions."""
-        return {"unixepoch": self._unixepoch}
-
-    async def reach_database(self, driver: Driver, plan: Plan) -> None:
-        """Let the database know of the time that has passed since the last call; the first begins to count."""
-        if driver.dialect != "postgresql":
-            return
-        passed = round((self._clock.monotonic_seconds() - self._reached_at) * _SECOND)
-        self._reached_at = self._clock.monotonic_seconds()
-        self._database_now = await driver.write(_moved(_instants(plan), passed, self._database_now))
+        """What takes the place of the databases' own functions."""
+        now = self._clock.now
+        return {"unixepoch": self._unixepoch, "statement_timestamp": now, "clock_timestamp": now}
 
     async def seconds_to_next_instant(self, driver: Driver, plan: Plan) -> float | None:
         """How long until the next instant that any of ensue's tables names, or None: nothing becomes due before."""
-        now = STATEMENT_NOW[driver.dialect] if self._database_now is None else str(self._database_now)
-        micros = await driver.read(_next(_instants(plan), now))
+        micros = await driver.read(_next(_instants(plan), STATEMENT_NOW[driver.dialect]))
         return None if micros is None else micros / _SECOND
 
     def _unixepoch(self, *modifiers: str) -> float:
@@ -70,17 +59,6 @@ def _instants(plan: Plan) -> dict[str, list[str]]:
         if name.startswith(_OURS)
     }
     return {name: columns for name, columns in found.items() if columns}
-
-
-def _moved(instants: dict[str, list[str]], passed: int, before: int | None) -> Work[int]:
-    """Move all instants so that `passed` µs have gone by since `before`, the database's now of the last time."""
-    rows = yield Run(Statement("harness.now", f"SELECT {STATEMENT_NOW['postgresql']}", rows=True), ())
-    now: int = rows[0][0]
-    if before is not None:
-        for table, columns in instants.items():
-            changes = ", ".join(f"{column} = {column} + $1" for column in columns)
-            yield Run(Statement(f"harness.move_{table}", f"UPDATE {table} SET {changes}"), (now - before - passed,))
-    return now
 
 
 def _next(instants: dict[str, list[str]], now: str) -> Work[int | None]:

@@ -7,7 +7,8 @@ of any transaction, or closed.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -49,16 +50,29 @@ STATEMENTS_CACHED = 1000
 IDLE_SECONDS = 30.0
 """How long connections are kept at hand; then they are the pool's, which closes those that nobody needs."""
 
+CLOCKS = ("statement_timestamp", "clock_timestamp")
+"""The server's functions that a test's clock may take the place of."""
+
 CONNECT = Statement("connect", "")
 _OUTCOME_UNKNOWN = "Whether the transaction was committed is not known: the connection broke at COMMIT. "
 
 
 class PostgresDriver:
-    """A `Driver` for one PostgreSQL database. `wait_seconds` bounds the waiting for a free connection of the pool."""
+    """A `Driver` for one PostgreSQL database. `wait_seconds` bounds the waiting for a free connection of the pool.
 
-    def __init__(self, url: DatabaseUrl, *, wait_seconds: float = WAIT_SECONDS) -> None:
+    `clocks` take the place of the server's functions of these names in what is run; definitions keep the server's.
+    """
+
+    def __init__(
+        self,
+        url: DatabaseUrl,
+        *,
+        wait_seconds: float = WAIT_SECONDS,
+        clocks: Mapping[str, Callable[[], datetime]] | None = None,
+    ) -> None:
         self._url = url
         self._wait_seconds = wait_seconds
+        self._clocks = dict(clocks or {})
         self._observers: list[Observer] = []
         self._pool: Any = None
         self._idle: list[Any] = []
@@ -359,12 +373,13 @@ class PostgresDriver:
         for observer in self._observers:
             observer(statement, len(params) if request.many else 1)
         rows: list[tuple[Any, ...]] = []
+        text = _with_clocks(statement.text, self._clocks) if self._clocks else statement.text
         if request.many:
-            await connection.executemany(statement.text, params)
+            await connection.executemany(text, params)
         elif statement.rows:
-            rows = [tuple(record) for record in await connection.fetch(statement.text, *params)]
+            rows = [tuple(record) for record in await connection.fetch(text, *params)]
         else:
-            await connection.execute(statement.text, *params)
+            await connection.execute(text, *params)
         if transaction is not None and failed:
             transaction.recovered()
         return rows
@@ -432,6 +447,15 @@ class _Opening:
         await self._driver.end_session(session, commits=kind is None and foreign is None)
         if foreign is not None:
             raise foreign
+
+
+def _with_clocks(text: str, clocks: Mapping[str, Callable[[], datetime]]) -> str:
+    """`text` with the instants of `clocks` written out. Not in definitions: these outlive whoever holds the clock."""
+    if text.lstrip().startswith(("CREATE", "ALTER")):
+        return text
+    for name, now in clocks.items():
+        text = text.replace(f"{name}()", f"timestamptz '{now().isoformat()}'")
+    return text
 
 
 async def _leave_as_is(_connection: object) -> None:
