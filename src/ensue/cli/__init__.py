@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=_port, default=8000, help="port to listen on, 0 for a free one (default: %(default)s)"
     )
     run.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="default: INFO")
+    run.add_argument(
+        "--metrics", action="store_true", help="serve /metrics for Prometheus (token: ENSUE_METRICS_TOKEN)"
+    )
     worker = _command(commands, "worker", "deliver the app's effects, without serving")
     worker.add_argument(
         "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="default: INFO"
@@ -63,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
         default=30.0,
         metavar="N",
         help="how long after this worker's death others take what it held (default: %(default)g)",
+    )
+    worker.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="N",
+        help="serve /metrics for Prometheus on this port (token: ENSUE_METRICS_TOKEN)",
+    )
+    worker.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="HOST", help="address for --metrics-port (default: %(default)s)"
     )
     check = _command(
         commands, "check", "compare derived data with what it derives from; 0: right, 1: differences, 2: failed"

@@ -42,7 +42,9 @@ class RelayedRun(AppRun):
         await self.integrations.setup(cast("Any", DetachedController(self.model)))
         stack.push_async_callback(self.integrations.cleanup)
         for nats, served in targets.items():
-            worker = RelayWorker(nats, served, clock=self.clock, lease_seconds=self._lease_seconds)
+            worker = RelayWorker(
+                nats, served, clock=self.clock, lease_seconds=self._lease_seconds, telemetry=self.telemetry
+            )
             await worker.start()
             stack.push_async_callback(worker.stop, self.options.grace_seconds)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ensue.app import App
@@ -36,6 +38,16 @@ def execute(given: argparse.Namespace) -> int:
         raise CommandError("Serving needs uvicorn: install it with `pip install 'ensue[server]'`.") from None
     found = find_served(given.app)
     application = found.asgi() if isinstance(found, App) else found
+    if given.metrics:
+        from ensue.observation.scrape import VARIABLE
+        from ensue.server.asgi import Server
+
+        options = replace(
+            application.options,
+            metrics=True,
+            metrics_token=os.environ.get(VARIABLE) or application.options.metrics_token,
+        )
+        application = Server(application.app, options)
     log_to(sys.stderr, level=given.log_level)
     config = uvicorn.Config(
         application,

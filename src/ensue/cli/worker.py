@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from ensue.cli import OK
+from ensue.cli.failures import CommandError
 from ensue.cli.locate import find_app
 from ensue.server.logs import log_to
 
@@ -36,10 +39,25 @@ async def _work(app: App, given: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with _run(app, given):
+    async with _run(app, given) as run, AsyncExitStack() as stack:
         logger.info("delivering the effects of %s", given.app)
+        if given.metrics_port is not None:
+            await _serve_metrics(run, given, stack)
         await stopping.wait()
         logger.info("stopping")
+
+
+async def _serve_metrics(run: AppRun, given: argparse.Namespace, stack: AsyncExitStack) -> None:
+    from ensue.observation.scrape import VARIABLE, serve_metrics
+
+    token = os.environ.get(VARIABLE) or None
+    serving = serve_metrics(run.metrics, host=given.metrics_host, port=given.metrics_port, token=token)
+    try:
+        port = await stack.enter_async_context(serving)
+    except OSError as error:
+        where = f"{given.metrics_host}:{given.metrics_port}"
+        raise CommandError(f"Metrics can't be served at {where}: {error.strerror}. Choose another port.") from error
+    logger.info("metrics at http://%s:%d/metrics", given.metrics_host, port)
 
 
 def _run(app: App, given: argparse.Namespace) -> AppRun:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final, Unpack
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from starlette.websockets import WebSocket
 from ensue.clock import SystemClock
 from ensue.errors import Rejected
 from ensue.integrations.api import ANSWER_HEADERS
+from ensue.observation.scrape import may_read
 from ensue.server.answers import ErrorAnswer, Refusal, answer_to, encode
 from ensue.server.body import read_body
 from ensue.server.docs.page import DOCS_PAGE, DOCS_POLICY
@@ -30,6 +32,7 @@ from ensue.server.logs import accepted_id, new_id, request_id
 from ensue.server.options import AsgiOptions, ServerOptions
 from ensue.server.serving import Serving
 from ensue.server.websocket import Client
+from ensue.telemetry import NOTHING, Switchboard, Telemetry, Under
 
 if TYPE_CHECKING:
     from ensue.app import App
@@ -42,6 +45,11 @@ NOT_RUNNING: Final = ErrorAnswer(
     "The app was not started. A mounted application's lifespan is not run by its host: "
     "write `async with app:` around the `yield` of the host's lifespan, where `app` is the ensue App.",
 )
+_TOLD: Final = {
+    "/api/interactions/": "{name}",
+    "/api/integrations/": "{namespace}/{name}",
+    "/api/webhooks/": "{namespace}/{path}",
+}
 _HTTP_ERRORS: Final = {
     401: ("not_authenticated", ""),
     403: ("not_allowed", ""),
@@ -73,6 +81,8 @@ class Server:
             Route("/health", self._health, methods=["GET"]),
             WebSocketRoute("/ws", self._websocket),
         ]
+        if options.metrics:
+            routes.append(Route("/metrics", self._metrics, methods=["GET"]))
         if options.docs:
             routes += [
                 Route("/openapi.json", self._openapi, methods=["GET"]),
@@ -113,8 +123,13 @@ class Server:
                 message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", id_.encode())]}
             await send(message)
 
+        run = self.app.running
+        telemetry: Telemetry = Switchboard() if run is None else run.telemetry
         try:
-            await self._inner(scope, receive, send_with_id)
+            with _told(telemetry, scope, id_) as activity:
+                await self._inner(scope, receive, send_with_id)
+                activity.note(status=status)
+                activity.end_as("error" if status >= 500 else "ok")
         finally:
             milliseconds = round((self._stopwatch.monotonic_seconds() - began) * 1000, 2)
             more = {"method": scope["method"], "path": scope["path"], "status": status, "duration_ms": milliseconds}
@@ -141,6 +156,9 @@ class Server:
             raise NotRunning
         if self._serving is None or self._serving.run is not run:
             self._serving = Serving(run, self.options)
+            if self.options.metrics:
+                # At once, so that what happens before the first scrape is counted.
+                _ = run.metrics
         return self._serving
 
     async def _stop_serving(self) -> None:
@@ -195,6 +213,12 @@ class Server:
             known = False
         return _json(encode(report.body(details=known)), 200 if fit else 503)
 
+    async def _metrics(self, request: Request) -> Response:
+        if not may_read(self.options.metrics_token, request.headers.get("authorization")):
+            raise Refusal(401, "not_authenticated", "Metrics are for those who have their token.")
+        page, content_type = await self._current().run.metrics.page(request.headers.get("accept", ""))
+        return Response(page, headers={"content-type": content_type, "cache-control": "no-store"})
+
     async def _websocket(self, websocket: WebSocket) -> None:
         try:
             await Client(websocket, self._current()).run()
@@ -240,6 +264,18 @@ class _TellingErrors:
             headers = error.headers if isinstance(error, HTTPException) else None
             await error_response(answer, request_id.get(), headers)(scope, receive, send)
         return None
+
+
+def _told(telemetry: Telemetry, scope: Scope, id_: str) -> Under:
+    """Tell of a request that may lead to something; what is only looked at by machines would drown it."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    prefix = next((prefix for prefix in _TOLD if path.startswith(prefix)), None)
+    if prefix is None:
+        return NOTHING
+    route = f"{prefix}{_TOLD[prefix]}"
+    carrier = Headers(scope=scope)
+    name = f"{scope['method']} {route}"
+    return telemetry.activity("request", name, carrier=carrier, method=scope["method"], route=route, request_id=id_)
 
 
 def answer_of_http(error: HTTPException) -> ErrorAnswer:

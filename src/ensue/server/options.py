@@ -7,7 +7,7 @@ opens data to clients is closed unless it was asked for here.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypedDict
 
 from starlette.requests import HTTPConnection
@@ -41,6 +41,8 @@ class AsgiOptions(TypedDict, total=False):
     heartbeat_seconds: float
     send_messages_max: int
     send_bytes_max: int
+    metrics: bool
+    metrics_token: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,8 @@ class ServerOptions:
     (`"https://app.example"`, or `"*"` without credentials). `body_limit_bytes` is the limit of a request's body and a
     WebSocket message. `docs`: serve `/docs` and `/openapi.json`. `subscribable`: record types that every known user may
     subscribe to over `/ws`, all ids of them; `allow_subscribe` decides instead for each record. For one client at most
-    `send_messages_max` messages of together `send_bytes_max` may be waiting.
+    `send_messages_max` messages of together `send_bytes_max` may be waiting. `metrics`: serve `/metrics` for Prometheus,
+    with `metrics_token` only to those who send it as `Authorization: Bearer`.
     """
 
     authenticate: Authenticate | None = None
@@ -63,6 +66,8 @@ class ServerOptions:
     heartbeat_seconds: float = 25.0
     send_messages_max: int = 1_000
     send_bytes_max: int = 4 * 1024 * 1024
+    metrics: bool = False
+    metrics_token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("cors_origins", "subscribable"):
@@ -75,6 +80,8 @@ class ServerOptions:
             given = getattr(self, name)
             if given <= 0:
                 raise DeclarationError(f"asgi({name}={given!r}) is out of range; expected more than 0.")
+        if self.metrics_token is not None and not (self.metrics and self.metrics_token):
+            raise DeclarationError("asgi(metrics_token=…) needs metrics=True, and a token that is not empty.")
 
     def subscribable_in(self, model: Model) -> frozenset[str]:
         """The names of the record types that are open. Raises DeclarationError for one that the app does not have."""

@@ -82,6 +82,7 @@ class InteractionRequest(_Message, frozen=True, kw_only=True, tag="interaction")
     name: str
     payload: msgspec.Raw = _NOTHING
     idempotency_key: str | None = None
+    traceparent: Annotated[str, msgspec.Meta(max_length=64)] | None = None
 
 
 class ApiRequest(_Message, frozen=True, kw_only=True, tag="api"):
@@ -91,6 +92,7 @@ class ApiRequest(_Message, frozen=True, kw_only=True, tag="api"):
     namespace: str
     name: str
     payload: msgspec.Raw = _NOTHING
+    traceparent: Annotated[str, msgspec.Meta(max_length=64)] | None = None
 
 
 class SubscribeRequest(_Message, frozen=True, kw_only=True, tag="subscribe"):

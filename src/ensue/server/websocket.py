@@ -38,6 +38,7 @@ from ensue.server.protocol import (
     UnsubscribeRequest,
 )
 from ensue.server.serving import Serving
+from ensue.telemetry import NOTHING, Under
 
 logger = logging.getLogger("ensue.server")
 
@@ -205,7 +206,8 @@ class Client:
 
     async def _answer(self, request: Request) -> None:
         try:
-            answer = await self._run_request(request)
+            with self._told(request):
+                answer = await self._run_request(request)
         except Exception as error:
             found = answer_to(error)
             if found.is_defect:
@@ -214,6 +216,14 @@ class Client:
         else:
             if answer is not None:
                 await self.say(self.conversation.finished(request, msgspec.Raw(answer)))
+
+    def _told(self, request: Request) -> Under:
+        if not isinstance(request, InteractionRequest | ApiRequest):
+            return NOTHING
+        kind = "interaction" if isinstance(request, InteractionRequest) else "api"
+        # A trace that lasts as long as the connection would be of no use: each call has its own, or its caller's.
+        carrier = {} if request.traceparent is None else {"traceparent": request.traceparent}
+        return self.serving.run.telemetry.activity("call", f"/ws {kind}", carrier=carrier, request_id=self._id)
 
     async def _run_request(self, request: Request) -> bytes | None:
         """The answer; None if it is given later."""

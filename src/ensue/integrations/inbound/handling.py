@@ -18,9 +18,10 @@ from ensue.effects.retry import describe
 from ensue.engine.receive import Arrival, arrival
 from ensue.errors import NotFound, Rejected, Unavailable
 from ensue.integrations.inbound.endpoints import Endpoints
-from ensue.integrations.inbound.message import Headers, Inbound
+from ensue.integrations.inbound.message import Headers, Inbound, lookup
 from ensue.schema.incoming import Incoming
 from ensue.store.inbox_table import CLOSED, StoredMessage, keep_failed, message_state, store_message
+from ensue.telemetry import Switchboard
 
 if TYPE_CHECKING:
     from ensue.engine.controller import Controller
@@ -32,6 +33,7 @@ Taken = Literal["done", "known", "stored"]
 DONE: Final = "done"
 KNOWN: Final = "known"
 STORED: Final = "stored"
+_FAILED: Final = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,24 @@ class Handling:
         self._driver = driver
         self._endpoints = endpoints
 
+    @property
+    def telemetry(self) -> Switchboard:
+        """Who is told of what is taken."""
+        return self._controller.engine.telemetry
+
     async def take(self, message: Inbound) -> Taken | Failed:
         """Do what `message` means. Raises `Unavailable` if the database can't be had."""
+        facts = {"message_id": message.id}
+        with self.telemetry.activity("message", message.endpoint, carrier=message.headers, **facts) as activity:
+            taken = await self._take(message)
+            self._tell(message.endpoint, taken)
+            activity.end_as(_FAILED if isinstance(taken, Failed) else taken)
+            return taken
+
+    def _tell(self, endpoint: str, taken: Taken | Failed) -> None:
+        self.telemetry.count("message", endpoint, _FAILED if isinstance(taken, Failed) else taken)
+
+    async def _take(self, message: Inbound) -> Taken | Failed:
         stored = stored_form(message)
         try:
             incoming = await self.meaning(message)
@@ -68,7 +86,13 @@ class Handling:
             try:
                 meanings = [await self.meaning(message) for message in messages]
                 arrivals = [arrival(stored_form(item), what) for item, what in zip(messages, meanings, strict=True)]
-                return [DONE if ours else KNOWN for ours in await self._bring_in(arrivals)]
+                causes = [lookup(message.headers, "traceparent") for message in messages]
+                endpoint = messages[0].endpoint
+                with self.telemetry.activity("message", endpoint, causes=causes, count=len(messages)):
+                    taken: list[Taken | Failed] = [DONE if ours else KNOWN for ours in await self._bring_in(arrivals)]
+                for one in taken:
+                    self._tell(endpoint, one)
+                return taken
             except _Unreachable as error:
                 raise error.unavailable from error
             except Exception as error:  # noqa: BLE001 - found again below, with the message that it belongs to
@@ -79,11 +103,15 @@ class Handling:
         """Keep `message`, to be handled afterwards by any process of the app."""
         stored = stored_form(message)
         ours = await self._driver.write(store_message(self._driver.dialect, stored))
-        return STORED if ours else KNOWN
+        taken: Taken = STORED if ours else KNOWN
+        self._tell(message.endpoint, taken)
+        return taken
 
     async def refuse(self, message: Inbound, error: Exception) -> Taken | Failed:
         """Keep `message` as failed without asking what it means."""
-        return await self._failed(stored_form(message), error)
+        taken = await self._failed(stored_form(message), error)
+        self._tell(message.endpoint, taken)
+        return taken
 
     async def meaning(self, message: Inbound) -> Incoming:
         """What the endpoint's method makes of `message`."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ensue.clock import Clock
+from ensue.errors import Rejected
 from ensue.integrations.contract import Health
 from ensue.integrations.inbound.endpoints import Endpoints
 from ensue.integrations.inbound.handling import Failed, Handling, Taken
@@ -72,7 +73,11 @@ class Inbox:
         _, found = self.endpoints.webhooks[endpoint]
         given = Headers(headers)
         now = self._clock.now()
-        sender_id = found.options.verify.verify(body, given, now)
+        try:
+            sender_id = found.options.verify.verify(body, given, now)
+        except Rejected:
+            self.handling.telemetry.count("message", endpoint, "refused")
+            raise
         message = Inbound(sender_id, body, given, now, endpoint)
         if not found.options.defer:
             return await self.handling.take(message)

@@ -111,6 +111,14 @@ class Reconciler:
         return await self._driver.write(work)
 
     async def _handle(self, message: LeasedMessage) -> None:
+        telemetry, facts = self._handling.telemetry, {"message_id": message.sender_id}
+        with telemetry.activity("message", message.endpoint, carrier=message.headers, **facts) as activity:
+            outcome = await self._outcome(message)
+            activity.end_as(outcome)
+        telemetry.count("message", message.endpoint, outcome)
+
+    async def _outcome(self, message: LeasedMessage) -> str:
+        """Handle it; in the words of telemetry what came of it."""
         stored = StoredMessage(message.endpoint, message.sender_id, message.body, message.headers)
         try:
             incoming = await self._handling.meaning(inbound_of(stored, message.received_at))
@@ -118,14 +126,18 @@ class Reconciler:
             (ours,) = await self._controller.bring_in([close])
         except Unavailable as error:
             await self._release(message, None, _step_seconds(message.attempt))
+            outcome = "unavailable"
             logger.warning("message %s of %s waits: %s", message.sender_id, message.endpoint, type(error).__name__)
         except Exception as error:  # noqa: BLE001 - kept with the message, whatever it is
             log_failure(message.endpoint, message.sender_id, error)
             pause = self._rng.uniform(0, _step_seconds(message.attempt))
             await self._release(message, describe(error), pause)
+            outcome = "failed"
         else:
+            outcome = "handled" if ours else "known"
             if not ours:
                 logger.info("message %s of %s was handled elsewhere", message.sender_id, message.endpoint)
+        return outcome
 
     async def _release(self, message: LeasedMessage, error: str | None, seconds: float) -> None:
         failed = error is not None and message.attempt >= ATTEMPTS_MAX

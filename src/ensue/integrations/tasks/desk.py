@@ -22,6 +22,7 @@ from ensue.integrations.tasks.task import AsyncTask
 from ensue.integrations.tasks.update import Submitted, TaskUpdate
 from ensue.integrations.tasks.visits import Terms
 from ensue.store.driver import Driver
+from ensue.telemetry import Switchboard
 
 Answer = str | Submitted | TaskUpdate
 Ask = Callable[[Sequence[str]], Any]
@@ -106,6 +107,10 @@ class Desk:
     @property
     def driver(self) -> Driver:
         return self.controller.engine.driver
+
+    @property
+    def telemetry(self) -> Switchboard:
+        return self.controller.engine.telemetry
 
     @property
     def store(self) -> Store:

@@ -60,6 +60,7 @@ class TaskStatements:
     given_up: Statement
     adopt: Statement
     by_reference: Statement
+    traces: Statement
     prune: Statement
 
 
@@ -139,6 +140,7 @@ _TEMPLATES: Final[Mapping[str, str]] = {
         "SELECT task_type, task_id, phase, key, external_id FROM ensue_task_poll WHERE integration = $1::text"
         " AND (external_id = $2::text OR key = $3::text) ORDER BY task_type, task_id"
     ),
+    "traces": "SELECT key, trace FROM ensue_effect WHERE key IN ({keys}) AND trace IS NOT NULL",
     "prune": (
         "DELETE FROM ensue_task_poll WHERE integration = $1::text AND settled_at < {now} - $2::bigint RETURNING task_id"
     ),
@@ -149,12 +151,14 @@ _WORDS: Final[Mapping[Dialect, Mapping[str, str]]] = {
         "{p}": "",
         "{lock}": "",
         "{least}": "min",
+        "{keys}": "SELECT value FROM json_each($1::text)",
         "{outcomes}": f"(SELECT {', '.join(f'value ->> {n!r} AS {n}' for n in _NAMES)} FROM json_each($1::text)) AS s",
     },
     "postgresql": {
         "{p}": "p.",
         "{lock}": " FOR NO KEY UPDATE",
         "{least}": "least",
+        "{keys}": "SELECT json_array_elements_text($1::text::json)",
         "{outcomes}": f"json_to_recordset($1::text::json) AS s({_RECORDED})",
     },
 }

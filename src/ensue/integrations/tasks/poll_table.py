@@ -7,7 +7,7 @@ is committed before it is sent; an attempt that was interrupted while it was sen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -179,6 +179,12 @@ def claim(
     for type_, id_, key, phase, external_id, polls, submits, overdue, given_up in rows:
         found.append(Claim((type_, id_), key, phase, external_id, polls, submits, bool(overdue), given_up, token))
     return found
+
+
+def traces_of(dialect: Dialect, keys: Sequence[str]) -> Work[Mapping[str, str]]:
+    """The traces of the submissions under these keys, of those that have one and are kept."""
+    rows = yield Run(STATEMENTS[dialect].traces, (msgspec.json.encode(list(keys)).decode(),))
+    return dict(rows)
 
 
 def release(dialect: Dialect, integration: str, token: str) -> Work[None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -21,7 +22,7 @@ from uuid import uuid4
 from ensue.errors import Unavailable
 from ensue.integrations.tasks.desk import Desk
 from ensue.integrations.tasks.held import held_events
-from ensue.integrations.tasks.poll_table import Claim, Ref, claim, due_in, prune, release, sweep
+from ensue.integrations.tasks.poll_table import Claim, Ref, claim, due_in, prune, release, sweep, traces_of
 from ensue.integrations.tasks.recorder import Change
 from ensue.integrations.tasks.schedule import next_pause, spread
 from ensue.integrations.tasks.update import TaskUpdate
@@ -152,13 +153,22 @@ class Poller:
             )
         )
         seen = await self._look(claims)
+        traces = await self._traces(claims)
         groups = [seen] if desk.offers.poll_many else [[one] for one in seen]
-        visits = [self._start(group, since) for group in groups if group]
+        visits = [self._start(group, since, traces) for group in groups if group]
         self._keep_token(token, visits)
         return len(claims)
 
-    def _start(self, seen: Sequence[Seen], since: float) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._visit(seen, since), name="ensue.tasks.visit", context=self._context.copy())
+    async def _traces(self, claims: Sequence[Claim]) -> Mapping[str, str]:
+        """The traces that the tasks were submitted in, by key; asked for only if somebody wants to know."""
+        driver = self._desk.driver
+        if not claims or not self._desk.telemetry.listening:
+            return {}
+        return await driver.read(traces_of(driver.dialect, [one.key for one in claims]))
+
+    def _start(self, seen: Sequence[Seen], since: float, traces: Mapping[str, str]) -> asyncio.Task[None]:
+        work = self._visit_told(seen, since, traces)
+        task = asyncio.create_task(work, name="ensue.tasks.visit", context=self._context.copy())
         self._visits.add(task)
         task.add_done_callback(self._visits.discard)
         return task
@@ -194,8 +204,18 @@ class Poller:
             kept.setdefault((event["task_type"], event["task_id"]), []).append(event)
         return [_seen(one, found.get(one.ref), kept.get(one.ref, ())) for one in claims]
 
-    async def _visit(self, seen: Sequence[Seen], since: float) -> None:
-        """Ask the provider where it must be asked, and write what follows."""
+    async def _visit_told(self, seen: Sequence[Seen], since: float, traces: Mapping[str, str]) -> None:
+        causes = [traces.get(one.claim.key) for one in seen]
+        ids = [one.claim.external_id for one in seen if one.claim.external_id is not None]
+        name = self._desk.namespace
+        with self._desk.telemetry.activity("poll", name, causes=causes, provider_ids=ids) as activity:
+            for outcome, count in (await self._visit(seen, since)).items():
+                activity.end_as(outcome)
+                for _ in range(count):
+                    self._desk.telemetry.count("poll", name, outcome)
+
+    async def _visit(self, seen: Sequence[Seen], since: float) -> Mapping[str, int]:
+        """Ask the provider where it must be asked, and write what follows; how many ended in which way."""
         moves = {one.claim.ref: move for one in seen if (move := without_asking(one)) is not None}
         asked = [one for one in seen if one.claim.ref not in moves]
         limits = self._desk.limits
@@ -208,6 +228,7 @@ class Poller:
         for one in asked:
             moves[one.claim.ref] = after_answer(one, heard[one.claim.ref], self._desk.terms)
         await asyncio.gather(*(self._write(one, moves[one.claim.ref]) for one in seen if one.claim.ref in moves))
+        return Counter("failed" if moves[one.claim.ref].failed else moves[one.claim.ref].phase for one in asked)
 
     async def _ask(self, seen: Sequence[Seen]) -> Mapping[Ref, Heard]:
         """The answer for each, which may be the error that came in its place."""

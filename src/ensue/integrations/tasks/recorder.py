@@ -35,12 +35,21 @@ class Change:
         return self.outcome.task_type, self.outcome.task_id
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A change, the trace that it belongs to, and who waits for it."""
+
+    change: Change
+    trace: str | None
+    future: asyncio.Future[bool]
+
+
 class Recorder:
     """Writes changes; `record` waits until its own is committed."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._waiting: list[tuple[Change, asyncio.Future[bool]]] = []
+        self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
         # What it writes is nobody's transaction.
         self._context = contextvars.copy_context()
@@ -48,7 +57,7 @@ class Recorder:
     async def record(self, change: Change) -> bool:
         """Commit `change`. False if the row is not as it was seen: then nothing of it was written."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((change, future))
+        self._waiting.append(_Waiting(change, self._engine.telemetry.traceparent(), future))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(), name="ensue.tasks.record", context=self._context.copy())
         return await future
@@ -66,22 +75,27 @@ class Recorder:
         finally:
             self._flushing = None
 
-    async def _write_all(self, batch: Sequence[tuple[Change, asyncio.Future[bool]]]) -> None:
+    async def _write_all(self, batch: Sequence[_Waiting]) -> None:
         # One row can't be changed twice by one statement.
-        alone = len({change.ref for change, _ in batch}) == len(batch)
+        alone = len({one.change.ref for one in batch}) == len(batch)
+        # What has no events causes nothing, so that it need not be in anybody's trace.
+        causes = [one.trace for one in batch if one.change.events]
         try:
-            ours = await self._write([change for change, _ in batch]) if alone else None
+            ours: frozenset[Ref] | None = None
+            if alone:
+                with self._engine.telemetry.activity("record", "tasks", causes=causes, count=len(batch)):
+                    ours = await self._write([one.change for one in batch])
         except Exception as error:  # noqa: BLE001 - handed to those who wait, each their own
             if len(batch) == 1:
-                _answer(batch[0][1], error)
+                _answer(batch[0].future, error)
                 return
             ours = None
         if ours is None:
             for one in batch:
                 await self._write_all([one])
             return
-        for change, future in batch:
-            _answer(future, change.ref in ours)
+        for one in batch:
+            _answer(one.future, one.change.ref in ours)
 
     async def _write(self, changes: Sequence[Change]) -> frozenset[Ref]:
         plan = self._engine.plan.records[TaskEvent.__name__]

@@ -1,0 +1,5 @@
+"""The app of these tests by name, as commands are given it."""
+
+from tests.observation.post import post
+
+app = post()
