@@ -99,6 +99,7 @@ async def test_a_large_body_is_refused_unread(sqlite_url: str) -> None:
     async with bank(sqlite_url) as (served, _, app):
         answer = await served.http.post("/api/webhooks/bank/open", content=b'{"id": "1"}' + b" " * 1000)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+        assert "max_bytes" in answer.json()["error"]["message"]
 
         async def chunks() -> AsyncIterator[bytes]:
             for _ in range(20):

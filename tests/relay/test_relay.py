@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,8 @@ async def test_a_worker_has_no_database(nats_url: str, stream: str, tmp_path: Pa
     ("options", "message"),
     [
         ({"order_by": lambda p: p.label}, "relay= and order_by= exclude each other"),
+        ({"priority": 3}, "relay= and priority= exclude each other"),
+        ({"key_ttl": timedelta(hours=1)}, "relay= and key_ttl= exclude each other"),
         ({"delivery": "after_commit"}, "relay= and delivery='after_commit' exclude each other"),
         ({"batch": 10}, "relay= and batch= exclude each other"),
     ],

@@ -30,14 +30,14 @@ async def read_body(request: Request, *, bytes_max: int) -> bytes:
     return await read_bytes(request, bytes_max=bytes_max)
 
 
-async def read_bytes(request: Request, *, bytes_max: int) -> bytes:
-    """The body, whatever it is. Raises `Refusal` (413) as soon as it is known to be too large."""
+async def read_bytes(request: Request, *, bytes_max: int, limit: str = "body_limit_bytes") -> bytes:
+    """The body, whatever it is. Raises `Refusal` (413), which names `limit`, as soon as it is known to be too large."""
     chunks = request.stream()
     if _declared_length(request) > bytes_max:
         # Who asks first whether to send at all has sent nothing, and is answered instead.
         if request.headers.get("expect", "").lower() != "100-continue":
             await _discard(chunks)
-        raise _too_large(bytes_max)
+        raise _too_large(bytes_max, limit)
     found = bytearray()
     try:
         async for chunk in chunks:
@@ -45,7 +45,7 @@ async def read_bytes(request: Request, *, bytes_max: int) -> bytes:
             if len(found) > bytes_max:
                 found.clear()
                 await _discard(chunks)
-                raise _too_large(bytes_max)
+                raise _too_large(bytes_max, limit)
     except ClientDisconnect:
         raise Refusal(400, "disconnected", "The client left before its body was complete.") from None
     return bytes(found)
@@ -68,6 +68,6 @@ def _declared_length(request: Request) -> int:
     return int(text[:20]) if text.isascii() and text.isdigit() else 0
 
 
-def _too_large(bytes_max: int) -> Refusal:
-    text = f"The body is larger than {bytes_max} bytes. Send less, or let the app raise body_limit_bytes."
+def _too_large(bytes_max: int, limit: str) -> Refusal:
+    text = f"The body is larger than {bytes_max} bytes. Send less, or let the app raise {limit}."
     return Refusal(413, "too_large", text)

@@ -48,7 +48,7 @@ class Webhooks:
             raise TooMany
         try:
             async with asyncio.timeout(READ_SECONDS_MAX):
-                body = await read_bytes(request, bytes_max=options.max_bytes)
+                body = await read_bytes(request, bytes_max=options.max_bytes, limit="the webhook's max_bytes")
         except TimeoutError:
             raise Refusal(408, "too_slow", "The body did not come in time.") from None
         # Names may repeat; the signature schemes know no such headers.

@@ -11,7 +11,7 @@ from ensue.errors import DeclarationError, PlannedError
 from ensue.expression.nodes import Node
 from ensue.expression.records import CollectionType, FieldType
 from ensue.expression.trace import Path, Shape
-from ensue.schema.delivery import Target
+from ensue.schema.delivery import Retry, Target
 from ensue.schema.effect import EffectOptions, SideEffect
 from ensue.schema.model import ID_TYPE, EffectModel
 from ensue.schema.passes.build import Build
@@ -91,8 +91,35 @@ OF_DELIVERY = (
 """The options that matter to delivery; a frozen side effect has them under these names."""
 
 
+_TYPES: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("retry", (Retry,), "Retry(max_attempts=5)"),
+    ("target", (Target, type(None)), 'Target("crm")'),
+    ("timeout_seconds", (int, float), "a number of seconds"),
+    ("concurrency", (int,), "a whole number"),
+    ("batch", (int, type(None)), "a whole number"),
+    ("priority", (int,), "a whole number from 0 to 9"),
+    ("key_ttl", (timedelta, type(None)), "timedelta(hours=24)"),
+)
+
+
+def _check_limits(options: EffectOptions) -> None:
+    """Refuse what a type checker would have refused, where nobody ran one, and limits that let nothing pass."""
+    for option, types, expected in _TYPES:
+        found = getattr(options, option)
+        if not isinstance(found, types) or isinstance(found, bool):
+            raise DeclarationError(f"{option}={found!r}: expected {expected}.")
+    if not 0 < options.timeout_seconds < float("inf") or options.concurrency < 1:
+        found = f"timeout_seconds={options.timeout_seconds}, concurrency={options.concurrency}"
+        raise DeclarationError(f"{found}: expected seconds above 0, and at least one call at a time.")
+    if options.retry.max_attempts < 1 or options.retry.max_age <= timedelta(0):
+        raise DeclarationError(
+            f"{options.retry!r}: both limits must be above 0; max_attempts=1 says that a failure is final."
+        )
+
+
 def _check(options: EffectOptions) -> None:
     """Refuse values that mean nothing, and combinations of which one half would be ignored."""
+    _check_limits(options)
     if options.delivery not in ("durable", "after_commit"):
         raise DeclarationError(f"delivery={options.delivery!r}: expected 'durable' or 'after_commit'.")
     if options.poison not in ("skip", "block", "park"):
@@ -115,9 +142,8 @@ def _check(options: EffectOptions) -> None:
         if not inspect.iscoroutinefunction(wrapped):
             raise DeclarationError("verify= is not async; expected `async def verify(effect)`.")
     if options.delivery == "after_commit":
-        unused = [
-            name for name in ("target", "delay", "verify", "key_ttl", "batch") if getattr(options, name) is not None
-        ]
+        ignored = ("target", "delay", "verify", "key_ttl", "batch")
+        unused = [name for name in ignored if getattr(options, name) is not None]
         if unused:
             raise DeclarationError(
                 f"{unused[0]}= needs delivery='durable': an after-commit effect is called once, at once, and not kept."
@@ -131,6 +157,8 @@ def _check_relay(options: EffectOptions) -> None:
         "batch=": options.batch is not None,
         "verify=": options.verify is not None,
         "target=": options.target is not None,
+        "priority=": options.priority != 0,
+        "key_ttl=": options.key_ttl is not None,
         "delivery='after_commit'": options.delivery == "after_commit",
     }
     wrong = [name for name, there in given.items() if there]
