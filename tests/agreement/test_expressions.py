@@ -46,7 +46,7 @@ from ensue.expression.sql import (
 )
 from ensue.expression.trace import Expr, Literal, Operation, Path, Root
 from ensue.expression.types import ValueType
-from tests.services import fresh_database
+from tests.services import Databases
 
 
 class Color(Enum):
@@ -208,8 +208,8 @@ Database = Sqlite | Postgres
 
 
 @pytest.fixture(scope="module")
-def databases(shared_postgres_url: str) -> Iterator[tuple[Database, ...]]:
-    with asyncio.Runner() as runner, fresh_database(shared_postgres_url) as url:
+def databases(postgres_databases: Databases) -> Iterator[tuple[Database, ...]]:
+    with asyncio.Runner() as runner, postgres_databases.fresh() as url:
         both = (Sqlite(), Postgres(url, runner))
         for database in both:
             fill(database)

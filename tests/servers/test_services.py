@@ -16,7 +16,7 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests import services
-from tests.services import PostgresServer, RedisServer, ServiceError, fresh_database, run_sql
+from tests.services import Databases, PostgresServer, RedisServer, ServiceError, fresh_database, run_sql
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -48,9 +48,27 @@ async def test_fresh_database_is_dropped_with_its_connections(shared_postgres_ur
     assert await read(shared_postgres_url, f"SELECT count(*) FROM pg_database WHERE datname = '{name}'") == 0
 
 
-async def test_postgres_is_durable_and_takes_many_connections(shared_postgres_url: str) -> None:
+async def test_a_database_is_emptied_for_its_next_user(postgres_databases: Databases) -> None:
+    with postgres_databases.fresh() as url:
+        connection = await asyncpg.connect(url)
+        await connection.execute("CREATE TABLE shop (id bigint GENERATED ALWAYS AS IDENTITY)")
+        await connection.execute("CREATE FUNCTION seven() RETURNS integer RETURN 7")
+        await connection.execute("SELECT pg_advisory_lock(7)")
+    connection.terminate()
+    with postgres_databases.fresh() as again:
+        assert again == url
+        assert await read(url, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
+        assert await read(url, "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == 0
+        assert await read(url, "SELECT pg_try_advisory_lock(7)") is True
+        assert (
+            await read(url, "SELECT count(*) FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|public)'")
+            == 0
+        )
+
+
+async def test_postgres_is_durable_and_takes_many_connections(postgres_server: PostgresServer) -> None:
     settings = ("fsync", "synchronous_commit", "full_page_writes", "max_connections", "listen_addresses")
-    found = [await read(shared_postgres_url, f"SHOW {name}") for name in settings]
+    found = [await read(postgres_server.url, f"SHOW {name}") for name in settings]
     assert found == ["on", "on", "on", "200", "127.0.0.1"]
 
 

@@ -24,7 +24,6 @@ from ensue.clock import ManualClock, to_micros
 from ensue.effects import ledger
 from ensue.store.statement import Run, Statement, Work
 from ensue.testing import AppHarness
-from tests.services import fresh_database
 
 
 class Busy(RuntimeError):
@@ -66,8 +65,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
     elif request.param == "file":
         yield request.getfixturevalue("sqlite_url")
     else:
-        with fresh_database(request.getfixturevalue("shared_postgres_url")) as url:
-            yield url
+        yield request.getfixturevalue("postgres_url")
 
 
 async def test_nothing_that_failed_is_due_until_time_moves(database: str) -> None:
