@@ -42,7 +42,8 @@ class Effect(Generic[E]):
     """One call of a side effect.
 
     `event` is the change as it was, `record` its record with the `fields=` asked for, `key` a stable idempotency key
-    (the same on every attempt), `attempt` counts from 1.
+    (the same on every attempt). `attempt` is 1 for the first call and one more after each that failed, also for those that
+    `max_attempts` does not count.
     """
 
     event: MutationEvent[E]

@@ -115,7 +115,8 @@ def target_of(model: Model, declared: EffectModel) -> Handling:
 
     def effect(row: EffectRow) -> Effect[Any]:
         event = decode_payload(model, row.payload)
-        return Effect(event, event.record, row.key, row.attempt)
+        # Every call counts here; `max_attempts` counts only some of them.
+        return Effect(event, event.record, row.key, max(row.attempt, row.failures + 1))
 
     async def handle(row: EffectRow) -> object:
         return await declared.content(effect(row))
