@@ -13,7 +13,7 @@ export PATH := $(BIN):$(PATH)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check static bench kill fanout queues chaos tasks
+.PHONY: help demo test check static types gates unit bench kill fanout queues chaos tasks
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,8 @@ demo: $(STAMP) ## run the demo; DATABASE and REDIS_URL choose its servers
 test: static ## every gate and every test
 	python -m pytest -n $(WORKERS) --dist loadgroup
 
-check: static ## every gate and the unit tests, in under a minute
-	python -m pytest tests/unit -q
+check: $(STAMP) ## every gate and the unit tests, in under a minute
+	@$(MAKE) --no-print-directory -j $(WORKERS) types gates unit
 
 bench: $(STAMP) ## run the benchmarks
 	python -m benchmarks
@@ -47,11 +47,19 @@ fanout: $(STAMP) ## 2,000 WebSockets, how late messages are, and 1,000 broken co
 	python -m benchmarks.fanout
 
 static: $(STAMP)
+	@$(MAKE) --no-print-directory -j $(WORKERS) types gates
+
+types:
+	pyright
+
+gates:
 	ruff check $(RUFF_FOLDERS)
 	ruff format --check $(RUFF_FOLDERS)
-	pyright
 	lint-imports
 	python tools/tidy.py
+
+unit:
+	python -m pytest tests/unit -q
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)

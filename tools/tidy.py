@@ -13,7 +13,7 @@ import io
 import re
 import sys
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,8 @@ CLOCK_READS = frozenset(
         "date.today",
     }
 )
+
+_CLOCK_NAMES = frozenset(read.rpartition(".")[2] for read in CLOCK_READS)
 
 # What a package that only computes may not import: whatever waits, connects or stores.
 PURE_FOLDERS = ("src/ensue/expression/", "src/ensue/schema/", "src/ensue/plan/")
@@ -75,6 +77,7 @@ class Module:
     path: str
     text: str
     tree: ast.Module
+    nodes: Sequence[ast.AST]
 
     @property
     def in_src(self) -> bool:
@@ -124,17 +127,19 @@ def _check_file(root: Path, path: Path) -> Iterator[Breach]:
     text = path.read_text(encoding="utf-8")
     yield from _check_name(name)
     try:
-        module = Module(name, text, ast.parse(text))
+        tree = ast.parse(text)
     except SyntaxError as error:
         yield Breach(name, error.lineno or 1, "syntax", "source that Python can parse", str(error.msg), "none")
         return
+    # Walked once for all rules: that is most of the time that this takes.
+    module = Module(name, text, tree, list(ast.walk(tree)))
     lines = len(text.splitlines())
     if lines > FILE_LINES_MAX:
         yield Breach(name, lines, "file-lines", "file, lines", str(lines), str(FILE_LINES_MAX))
     if module.tree.body and ast.get_docstring(module.tree) is None:
         yield Breach(name, 1, "module-docstring", "module docstring", "none", "what it decides, and what it leaves")
     yield from _check_leftovers(module)
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, _FUNCTIONS):
             yield from _check_function(module, node)
         elif isinstance(node, ast.ClassDef):
@@ -166,6 +171,8 @@ def _check_folders(root: Path) -> Iterator[Breach]:
 
 
 def _check_leftovers(module: Module) -> Iterator[Breach]:
+    if not LEFTOVERS.search(module.text):
+        return
     for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
         found = LEFTOVERS.search(token.string) if token.type == tokenize.COMMENT else None
         if found:
@@ -207,14 +214,14 @@ def _check_class(module: Module, node: ast.ClassDef) -> Iterator[Breach]:
 
 
 def _check_clock(module: Module) -> Iterator[Breach]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         for name in _names_read(node):
             if ".".join(name.split(".")[-2:]) in CLOCK_READS:
                 yield Breach(module.path, _line(node), "clock", "reading of time", name, f"only in {CLOCK_MODULE}")
 
 
 def _names_read(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Attribute):
+    if isinstance(node, ast.Attribute) and node.attr in _CLOCK_NAMES:
         yield ast.unparse(node)
     elif isinstance(node, ast.ImportFrom) and node.module:
         for alias in node.names:
@@ -222,7 +229,7 @@ def _names_read(node: ast.AST) -> Iterator[str]:
 
 
 def _check_sleeps(module: Module) -> Iterator[Breach]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).split(".")[-1] == "sleep":
             seconds = node.args[0]
             if (
@@ -235,7 +242,7 @@ def _check_sleeps(module: Module) -> Iterator[Breach]:
 
 
 def _check_purity(module: Module) -> Iterator[Breach]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -52,6 +52,16 @@ async def handed_over(run: AppRun) -> list[Any]:
             await asyncio.sleep(0.02)
 
 
+async def tried_in_vain(run: AppRun) -> list[Any]:
+    """The effects that are not settled, once each has an error."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            found = [effect for effect in await list_effects(run.driver) if effect.state != "done"]
+            if found and all(effect.error for effect in found):
+                return found
+            await asyncio.sleep(0.02)
+
+
 @contextlib.asynccontextmanager
 async def worker(url: str, stream: str, file: Path, pause_seconds: float = 0.0) -> AsyncIterator[Any]:
     """A process that takes relayed effects."""
@@ -161,8 +171,7 @@ async def test_while_the_broker_is_gone_effects_wait_in_the_table(
         await until(lambda: len(calls(file)) == 1)
         nats_server.kill()
         await run.controller.store.create(Parcel(label="meanwhile"))
-        await asyncio.sleep(0.5)
-        waiting = [effect for effect in await list_effects(run.driver) if effect.state != "done"]
+        waiting = await tried_in_vain(run)
         assert [effect.attempt for effect in waiting] == [0]
         nats_server.start()
         await until(lambda: len({key for key, *_ in calls(file)}) == 2)

@@ -304,7 +304,7 @@ def test_a_refusal_must_be_the_apps_too() -> None:
 def test_what_is_derived_is_offered_to_the_generator() -> None:
     names: set[str] = set()
 
-    @hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+    @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
     @hypothesis.given(operations(MODEL))
     def collect(script: Script) -> None:
         names.update(type(operation).__name__ for operation in script)
