@@ -67,7 +67,8 @@ class RedisSource:
         self._sound = False
         redeliver_seconds = self._options.redeliver_seconds
         now = self._stopwatch.monotonic_seconds()
-        if now - self._claimed_at >= min(CLAIM_EVERY_SECONDS_MAX, redeliver_seconds / 2):
+        claim_every_seconds = min(CLAIM_EVERY_SECONDS_MAX, redeliver_seconds / 2)
+        if now - self._claimed_at >= claim_every_seconds:
             idle = int(redeliver_seconds * 1000)
             _, left, *_ = await self._client.xautoclaim(
                 self._place.stream, self._group, self._name, min_idle_time=idle, count=count
@@ -76,6 +77,8 @@ class RedisSource:
                 self._sound = True
                 return [self._delivered(*entry) for entry in left]
             self._claimed_at = now
+        # Waiting for what is new must not put off what others left.
+        seconds = min(seconds, self._claimed_at + claim_every_seconds - now)
         found = await self._client.xreadgroup(
             self._group, self._name, {self._place.stream: ">"}, count=count, block=max(1, int(seconds * 1000))
         )
