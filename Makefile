@@ -13,7 +13,7 @@ export PATH := $(BIN):$(PATH)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check static types gates unit bench kill fanout queues chaos tasks
+.PHONY: help demo test check static types gates unit bench kill fanout queues chaos effects inbound tasks
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ kill: $(STAMP) ## kill -9 200 times over 20,000 effects; DATABASE chooses an emp
 queues: $(STAMP) ## compare delivery with three queues on PostgreSQL, in one run
 	uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[contest]' || python -m pip install --quiet -c constraints.txt -e '.[contest]'
 	python -m benchmarks.queues
+
+effects: $(STAMP) ## measure delivery of effects: latency, throughput, idle cost, rescue; DATABASE as above
+	python -m benchmarks.effects $(if $(DATABASE),--database '$(DATABASE)')
+
+inbound: $(STAMP) ## measure webhooks and consumers
+	python -m benchmarks.inbound
 
 chaos: $(STAMP) ## ten minutes of kills and outages: 1,000 kills over 100,000 effects
 	python -m tests.chaos.run --seconds 600 --kills 1000 --effects 100000

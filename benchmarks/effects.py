@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -29,6 +31,7 @@ from ensue.store.effect_table import NewEffect, enqueue_params, enqueue_statemen
 from ensue.store.statement import Run, Statement, Work
 from ensue.store.system_tables import define_system_tables
 from ensue.store.url import open_driver
+from tests.services import PostgresServer
 
 NAME = "bench.call"
 
@@ -203,11 +206,27 @@ async def main(given: argparse.Namespace) -> None:
     await installer.close()
 
 
+@contextlib.contextmanager
+def databases(given: str | None) -> Iterator[list[str]]:
+    """The database that was given, or one of each kind."""
+    if given is not None:
+        yield [given]
+        return
+    with PostgresServer() as server, server.database() as url, tempfile.TemporaryDirectory() as directory:
+        yield [url, f"sqlite:///{directory}/effects.db"]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--database", required=True, help="of an empty database")
+    parser.add_argument(
+        "--database", help="of an empty database; by default a PostgreSQL of its own, then a SQLite file"
+    )
     parser.add_argument("--only", default="latency,blind,throughput,limited,idle,rescue")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--tuned", action="store_true", help="measure rescue with a lease of 5 s")
-    asyncio.run(main(parser.parse_args()))
+    arguments = parser.parse_args()
+    with databases(arguments.database) as urls:
+        for url in urls:
+            print(f"# {url.partition(':')[0]}", flush=True)
+            asyncio.run(main(argparse.Namespace(**{**vars(arguments), "database": url})))
