@@ -190,6 +190,12 @@ async def test_what_nobody_could_deliver_is_dead_in_the_table_and_can_be_handed_
         assert [(effect.record_id, effect.error_class) for effect in dead] == [(2, "rejected")]
         assert "nobody lives there" in (dead[0].error or "")
         assert await retry_effects(run.driver, [dead[0].id]) == [dead[0].id]
+        # At once, also within the time in which the stream drops repeats.
+        async with RelayedRun(app(nats_url, stream, file=str(file)), nats_url):
+            await until(lambda: Counter(label for _, label, *_ in calls(file))["refused"] == 2)
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not await list_effects(run.driver, state="dead"):  # noqa: ASYNC110 - another process tells
+                    await asyncio.sleep(0.02)
 
 
 async def test_a_worker_has_no_database(nats_url: str, stream: str, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ class Nats:
     """A NATS JetStream stream that effects are handed to, for workers that need no database: `side_effect(relay=…)`.
 
     An effect `crm.tell` becomes a message of the subject `{subject}.crm.tell` in `stream`, which is made if it is not there.
-    Its message id is the effect's key: within `duplicate_window_seconds` JetStream drops a repeat. What no worker could
+    Within `duplicate_window_seconds` JetStream drops a message that is handed over twice. What no worker could
     deliver goes to the stream `{stream}_DEAD`.
 
     >>> @side_effect(Order, on="create", relay=Nats("nats://broker:4222"))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from ensue.clock import Clock
 from ensue.effects.target import EffectRow, Handler
 from ensue.errors import Unavailable
-from ensue.integrations.relay.message import to_message
+from ensue.integrations.relay.message import message_id, to_message
 from ensue.integrations.relay.nats_stream import JetStream, connect_relay
 from ensue.schema.delivery import Nats, Receipt
 from ensue.telemetry import Telemetry
@@ -35,7 +35,7 @@ class HandOver:
         async def hand_over(row: EffectRow) -> Receipt:
             relay = await self._relay(nats)
             row = replace(row, trace=self._telemetry.traceparent() or row.trace)
-            place = await relay.publish(row.name, row.key, to_message(row, self._clock.now()))
+            place = await relay.publish(row.name, message_id(row), to_message(row, self._clock.now()))
             return Receipt(provider_id=place, note="handed to the relay")
 
         return hand_over

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from ensue.clock import to_micros
 from ensue.effects.target import EffectRow
 from ensue.errors import InternalError
 
@@ -43,6 +44,11 @@ def to_message(row: EffectRow, at: datetime) -> bytes:
         trace=row.trace,
     )
     return msgspec.json.encode(message)
+
+
+def message_id(row: EffectRow) -> str:
+    """By which a stream recognises a repeat of `row`. What an operator starts anew is no repeat."""
+    return row.key if row.enqueued_at is None else f"{row.key}@{to_micros(row.enqueued_at)}"
 
 
 def from_message(data: bytes, *, attempt: int) -> EffectRow:

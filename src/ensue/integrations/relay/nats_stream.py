@@ -1,7 +1,7 @@
 """JetStream as a relay: a stream for effects, one for those that are dead, and a bucket of attempts.
 
 Decides their names and settings, and how the client's errors are told. Invariants: handing over returns after the
-stream has stored the message; its message id is the effect's key, so that JetStream drops a repeat within the window.
+stream has stored the message; by its message id JetStream drops a repeat within the window.
 """
 
 from __future__ import annotations
@@ -71,22 +71,22 @@ class JetStream:
 
     # --- Handing over -------------------------------------------------------------------------------------------------
 
-    async def publish(self, name: str, key: str, data: bytes) -> str:
+    async def publish(self, name: str, id_: str, data: bytes) -> str:
         """Store a message for the effect `name`; answers its place (`ENSUE:42`). Raises `Unavailable`."""
-        return await self._publish(f"{self._nats.subject}.{name}", key, data, {})
+        return await self._publish(f"{self._nats.subject}.{name}", id_, data, {})
 
-    async def bury(self, name: str, key: str, data: bytes, *, error: tuple[str, str]) -> None:
+    async def bury(self, name: str, id_: str, data: bytes, *, error: tuple[str, str]) -> None:
         """Store a message that no worker could deliver, with the class and text of its last error."""
         headers = {"Ensue-Error-Class": error[0], "Ensue-Error": error[1].replace("\r", " ").replace("\n", " ")}
-        await self._publish(f"{self._nats.subject}-dead.{name}", key, data, headers)
+        await self._publish(f"{self._nats.subject}-dead.{name}", id_, data, headers)
 
-    async def _publish(self, subject: str, key: str, data: bytes, headers: Mapping[str, str]) -> str:
+    async def _publish(self, subject: str, id_: str, data: bytes, headers: Mapping[str, str]) -> str:
         if not self.connected:
             # The client would keep it for later; it is kept in the table already.
             raise Unavailable("NATS is not connected at the moment.", retryable=True)
         with told():
             answer = await self._stream.publish(
-                subject, data, timeout=ANSWER_SECONDS, headers={MESSAGE_ID: key, **headers}
+                subject, data, timeout=ANSWER_SECONDS, headers={MESSAGE_ID: id_, **headers}
             )
         return f"{answer.stream}:{answer.seq}"
 

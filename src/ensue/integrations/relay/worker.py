@@ -21,7 +21,7 @@ from ensue.effects.retry import Circumstances, Failure, decide, describe, judge
 from ensue.effects.target import EffectRow, Handling
 from ensue.errors import InternalError, Unavailable
 from ensue.integrations.relay.message import from_message
-from ensue.integrations.relay.nats_stream import JetStream, connect_relay
+from ensue.integrations.relay.nats_stream import MESSAGE_ID, JetStream, connect_relay
 from ensue.integrations.running.targets import observed
 from ensue.schema.delivery import Nats, Receipt
 from ensue.telemetry import Switchboard
@@ -158,7 +158,7 @@ class RelayWorker:
         try:
             row = from_message(message.data, attempt=1)
         except InternalError as error:
-            await relay.bury("unreadable", message.headers["Nats-Msg-Id"], message.data, error=("bug", str(error)))
+            await relay.bury("unreadable", message.headers[MESSAGE_ID], message.data, error=("bug", str(error)))
             await message.ack_sync()
             logger.error("%s It is among the dead now.", error)
             return
@@ -203,7 +203,7 @@ class RelayWorker:
         now = Circumstances(attempts=row.attempt, age=age, failures=row.attempt - 1)
         verdict = decide(failure, target, now, self._rng)
         if verdict.transition == "bury" or verdict.delay_seconds is None:
-            await relay.bury(row.name, row.key, message.data, error=(failure.kind, failure.message))
+            await relay.bury(row.name, message.headers[MESSAGE_ID], message.data, error=(failure.kind, failure.message))
             await message.ack_sync()
             logger.error("relayed effect %s (%s) is dead: %s", row.name, row.key, failure.message, extra=_fields(row))
             return "dead"
