@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from ensue import (
     Entity,
     Integration,
     Property,
+    Rate,
     Retry,
+    Target,
     TaskIntegration,
     TaskUpdate,
     side_effect,
@@ -186,3 +189,24 @@ async def test_tasks_are_asked_after_on_the_way(database: str) -> None:
         assert [at >= began + timedelta(seconds=600) for at in asked] == [True] * 3
         assert asked == sorted(set(asked))
         assert (await harness.store.get(Drawing, drawing.id)).status == "completed"
+
+
+class Slowly(Integration):
+    """Goes to somebody who takes one a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[datetime] = []
+
+    @side_effect(Letter, on="create", target=Target("slow", rate=Rate(1, per_seconds=60)))
+    async def send(self, effect: Effect[Letter]) -> None:
+        self.calls.append(self.clock.now())
+
+
+async def test_what_a_rate_holds_back_goes_at_its_pace(database_url: str) -> None:
+    async with AppHarness(App(entities=[Letter], integrations={"slowly": Slowly()}), database=database_url) as harness:
+        await harness.store.create_many([Letter(text=str(number)) for number in range(20)])
+        await harness.advance(601)
+        calls = harness.integration("slowly").calls
+        assert len(calls) == 11
+        assert {round((late - early).total_seconds()) for early, late in pairwise(calls)} == {60}

@@ -210,6 +210,10 @@ class Delivery:
             elif not busy and not self._flights.ends():
                 return
 
+    async def seconds_to_next(self) -> float | None:
+        """How long until something can be claimed that can't be now, what its target allows included; None for never."""
+        return _next_instant(await self._driver.read(due(self._driver.dialect, self._offers.all())))
+
     def run_after_commit(self, name: str, row: EffectRow) -> None:
         """Start the after-commit effect `name`, within the concurrency of its target.
 

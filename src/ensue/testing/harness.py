@@ -151,8 +151,10 @@ class AppHarness:
         end = self.clock.monotonic_seconds() + seconds
         await self._do_what_is_due(polls=polls)
         while (remaining := end - self.clock.monotonic_seconds()) > 0:
-            pause = await self._time.seconds_to_next_instant(self.run.driver, self.run.plan)
-            self.clock.advance(seconds=remaining if pause is None else min(pause, remaining))
+            named = await self._time.seconds_to_next_instant(self.run.driver, self.run.plan)
+            # A rate's next call has an instant that no table names.
+            allowed = await self.run.delivery.seconds_to_next()
+            self.clock.advance(seconds=min(pause for pause in (named, allowed, remaining) if pause is not None))
             await self._do_what_is_due(polls=polls)
 
     async def _do_what_is_due(self, *, polls: bool) -> None:
