@@ -39,6 +39,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in set(anchors(linked)), f"{target}#{anchor}"
 
 
+def test_the_table_of_contents_leads_to_every_page() -> None:
+    index = DOCS / "README.md"
+    linked = {(DOCS / target).resolve() for target, _ in _LINK.findall(index.read_text())}
+    assert [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page not in linked | {index}] == []
+
+
 def without_blocks(page: Path) -> str:
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
