@@ -16,6 +16,8 @@ from ensue.errors import ConstraintViolated, Unavailable
 from ensue.store.statement import Statement
 from tests.concurrency.test_groups import Comment, Post, User, say, world
 
+OVERTAKEN_MAX = 200
+"""By how many that came later: a few groups of them."""
 request: ContextVar[str] = ContextVar("request", default="nobody")
 
 
@@ -94,6 +96,27 @@ async def test_those_who_hold_up_others_are_not_waited_for(postgres_url: str) ->
             await asyncio.wait_for(asyncio.gather(*free), 20)
             assert not any(task.done() for task in held)
         await asyncio.gather(*held)
+
+
+async def test_who_wants_a_row_that_many_want_is_not_overtaken_for_ever(postgres_url: str) -> None:
+    async with world(postgres_url, posts=60) as run:
+        rng = random.Random(2)
+        begun = 0
+        ended: list[int] = []
+        overtaken: list[int] = []
+
+        async def client() -> None:
+            nonlocal begun
+            for _ in range(24):
+                begun += 1
+                number = begun
+                post = 1 if rng.random() < 0.4 else rng.randint(2, 60)
+                await say(run, post, post % 6 + 1, 1)
+                overtaken.append(sum(other > number for other in ended))
+                ended.append(number)
+
+        await asyncio.gather(*(client() for _ in range(32)))
+        assert max(overtaken) < OVERTAKEN_MAX
 
 
 class _LosesCommit:

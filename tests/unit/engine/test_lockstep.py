@@ -113,6 +113,13 @@ def test_few_who_wait_are_left_for_the_next_group() -> None:
     assert group.complete
 
 
+def test_who_was_left_for_the_next_group_is_not_left_again() -> None:
+    group, members = group_of(moves(1), moves(2), moves(3), moves(1))
+    members[3].waited = True
+    assert drive(group) == [("read_many", [1, 2, 3]), ("write_many", [1, 2, 3]), ("read", [1]), ("write", [1])]
+    assert group.finished == members
+
+
 def test_all_who_wait_are_left_where_locks_must_be_in_order() -> None:
     group, members = group_of(moves(1), moves(1), moves(1), repeats=False)
     assert drive(group) == [("read", [1]), ("write", [1])]

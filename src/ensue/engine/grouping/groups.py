@@ -40,13 +40,14 @@ IN_ORDER = 256
 class _Waiting:
     """Who waits for a group. `served`: whether it got its result there; None until that is known.
 
-    `turn`: what is under way with it; None while it is in the lane, or back there.
+    `number` says when it came. `turn`: what is under way with it; None while it is in the lane, or back there.
     """
 
-    __slots__ = ("_answered", "member", "served", "turn")
+    __slots__ = ("_answered", "member", "number", "served", "turn")
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, number: int) -> None:
         self.member = member
+        self.number = number
         self.served: bool | None = None
         self.turn: _Turn | None = None
         self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -93,22 +94,28 @@ class _Lane:
     rest: int = 0
     rest_next: int = REST
     in_order: int = 0
+    number: int = 0  # of the last who came
 
     def choose(self, count: int) -> list[_Waiting]:
-        """Who goes next: first come first served, but of those known to want the same rows one."""
+        """Who goes next: first come first served, but of those known to want the same rows one, if they may not go in turn."""
         chosen: list[_Waiting] = []
         wanted: set[Any] = set()
         left: deque[_Waiting] = deque()
         while self.waiting and len(chosen) < count:
             waiting = self.waiting.popleft()
             wants = waiting.member.wants
-            if wants is not None and wants in wanted:
+            if self.in_order and wants is not None and wants in wanted:
                 left.append(waiting)
             else:
                 wanted.add(wants)
                 chosen.append(waiting)
         self.waiting.extendleft(reversed(left))
         return chosen
+
+    def put_back(self, waiting: _Waiting) -> None:
+        """Where it came from: behind those who came before it."""
+        at = next((n for n, other in enumerate(self.waiting) if other.number > waiting.number), len(self.waiting))
+        self.waiting.insert(at, waiting)
 
     def went_well(self) -> None:
         self.size = min(MEMBERS_MAX, self.size * 2)
@@ -144,7 +151,8 @@ class Groups:
             return await alone()
         turn = _Turn()
         if lane.waiting or len(lane.turns) >= self._under_way_max:
-            waiting = _Waiting(Member(start, copy_context()))
+            lane.number += 1
+            waiting = _Waiting(Member(start, copy_context()), lane.number)
             await self._wait(lane, waiting)
             if waiting.served:
                 if waiting.member.error is not None:
@@ -193,6 +201,12 @@ class Groups:
             asyncio.get_running_loop().call_soon(self._start, lane)
 
     def _start(self, lane: _Lane) -> None:
+        while lane.waiting and lane.rest:
+            # Or those who come later would go before them.
+            lane.rest -= 1
+            waiting = lane.waiting.popleft()
+            waiting.turn = _Turn()
+            waiting.answer(served=False)
         while lane.waiting and len(lane.turns) < self._under_way_max:
             members = len(lane.waiting) + sum(turn.members for turn in lane.turns)
             chosen = lane.choose(min(-(-members // self._under_way_max), lane.size))
@@ -259,11 +273,11 @@ class Groups:
 
     def _answer(self, lane: _Lane, chosen: Sequence[_Waiting]) -> None:
         """Say that the group is committed; who was postponed waits anew."""
-        for waiting in reversed(chosen):
+        for waiting in chosen:
             if waiting.member.postponed:
                 waiting.member.roll_back()
                 waiting.turn = None
-                lane.waiting.appendleft(waiting)
+                lane.put_back(waiting)
             else:
                 waiting.answer(served=not waiting.member.alone)
 

@@ -19,7 +19,7 @@ PATIENCE = Statement("group.patience", "SET LOCAL lock_timeout = '250ms'")
 """A group doesn't wait long for one row: those who don't need it must not wait for who holds it."""
 
 POSTPONED_SHARE = 4
-"""If no more than one in so many waits for rows of the others, they go with the next group rather than after it in this."""
+"""If no more than one in so many waits for rows of the others, they go with the next group rather than after it in this: once."""
 
 
 _Asked = tuple[Member, Run, Shared, list[Any]]
@@ -145,7 +145,7 @@ class Lockstep:
         if self._ready or not self._blocked:
             return bool(self._ready)
         blocked, self._blocked = self._blocked, []
-        few = len(blocked) * POSTPONED_SHARE <= len(self._members)
+        few = len(blocked) * POSTPONED_SHARE <= len(self._members) and not any(member.waited for member in blocked)
         if (few or not self._repeats) and not any(member.wrote for member in blocked):
             for member in blocked:
                 member.postpone()

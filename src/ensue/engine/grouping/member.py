@@ -32,7 +32,7 @@ class Abandoned(GroupFailed):
 class Member:
     """`request` is what it waits for, None once it has ended: with `value`, with `error`, or `alone` if it must run alone.
 
-    `wants`: the table and the ids of the rows for which it last waited for another.
+    `wants`: the table and the ids of the rows for which it last waited for another. `waited`: it was postponed before.
     """
 
     __slots__ = (
@@ -48,6 +48,7 @@ class Member:
         "start",
         "tx",
         "value",
+        "waited",
         "wants",
         "work",
         "wrote",
@@ -57,7 +58,7 @@ class Member:
         self.wants: tuple[Any, ...] | None = None
         self.start = start
         self.context = context
-        self.cancelled = False
+        self.cancelled = self.waited = False
         self.clear()
 
     def clear(self) -> None:
@@ -102,6 +103,7 @@ class Member:
 
     def postpone(self) -> None:
         """Stop before anything was written: it will go with the next group."""
+        self.waited = True
         self.request, self.postponed, self.ended = None, True, True
 
     def close(self) -> None:
