@@ -347,12 +347,13 @@ class AppRun:
 
     def _trace(self, stack: AsyncExitStack) -> None:
         """Make spans if the process, or the options of the run, say where they go."""
-        from ensue.observation.wanted import tracing_wanted
+        from ensue.observation.wanted import provider_of
 
-        if tracing_wanted(self.options.tracer_provider):
+        provider = provider_of(self.options.tracer_provider)
+        if provider is not None:
             from ensue.observation.tracing import Tracing
 
-            tracing = Tracing(self.options.tracer_provider)
+            tracing = Tracing(provider)
             stack.callback(tracing.close)
             self.observe(tracing)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -319,6 +321,36 @@ async def test_a_worker_answers_on_a_port_of_its_own() -> None:
         assert (await http.post("/metrics", headers=headers)).status_code == 405
         accept = {"accept": "application/openmetrics-text; version=1.0.0", **headers}
         assert (await http.get("/metrics", headers=accept)).text.endswith("# EOF\n")
+
+
+async def test_commands_serve_metrics_to_those_who_have_the_token() -> None:
+    commands = (["run", "--port", "0", "--metrics"], ["worker", "--metrics-port", "0"])
+    await asyncio.gather(*map(scrape_command, commands))
+
+
+async def scrape_command(command: list[str]) -> None:
+    name, *options = command
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "import sys; from ensue.cli import main; sys.exit(main())"),
+        *(name, "tests.observation.post_in_memory:app", *options),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "ENSUE_METRICS_TOKEN": "s3cret"},
+    )
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(30):
+            place = None
+            while place is None:
+                line = await process.stderr.readline()
+                assert line, "it ended"
+                place = re.search(rb"http://127.0.0.1:\d+", line)
+        async with httpx2.AsyncClient(base_url=place[0].decode(), trust_env=False) as http:
+            assert (await http.get("/metrics")).status_code == 401
+            answer = await http.get("/metrics", headers={"authorization": "Bearer s3cret"})
+        assert samples(answer.text)[sample("ensue_database_up")] == 1
+    finally:
+        process.kill()
+        await process.communicate()
 
 
 def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

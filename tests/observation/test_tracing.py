@@ -240,8 +240,11 @@ async def test_a_relayed_effect_stays_in_its_trace(nats_url: str, tmp_path: Path
         (handed,) = await until(lambda: named(exporter, "process courier.carry"))
     served = parcels.app(nats_url, stream, file=str(tmp_path / "calls"))
     other, elsewhere = recording()
-    async with RelayedRun(served, nats_url, options=RunOptions(tracer_provider=other)):
+    async with RelayedRun(served, nats_url, options=RunOptions(tracer_provider=other)) as worker:
+        registry = worker.metrics.registry
         (called,) = await until(lambda: named(elsewhere, "process courier.carry"))
+    labels = {"effect": "courier.carry", "target": "courier.carry", "outcome": "done", "error_class": ""}
+    assert registry.get_sample_value("ensue_effects_attempts_total", labels) == 1
     assert trace_of(handed) == trace_of(called) == f"{work.get_span_context().trace_id:032x}"
     assert is_child(called, handed)
     assert facts(handed)["ensue.provider_id"].startswith(stream)
@@ -266,6 +269,7 @@ async def test_a_tasks_polls_and_its_end_are_in_the_trace_of_its_submission(data
         database=database_url,
     )
     async with app.run(deliver=False, tracer_provider=provider) as run:
+        registry = run.metrics.registry
         with provider.get_tracer("test").start_as_current_span("work") as work:
             await run.controller.store.create(shop.Picture(prompt="a cat"))
         await run.delivery.drain()
@@ -279,6 +283,9 @@ async def test_a_tasks_polls_and_its_end_are_in_the_trace_of_its_submission(data
         [span for span in exporter.get_finished_spans() if span.name.startswith(prefix)]
         for prefix in ("process shop.", "poll shop", "process frames.frame")
     )
+    for outcome in ("waiting", "settled"):
+        labels = {"integration": "shop", "outcome": outcome}
+        assert registry.get_sample_value("ensue_task_polls_total", labels) == 1
     assert facts(submit)["ensue.provider_id"] == "p1"
     assert [facts(span)["ensue.outcome"] for span in polls] == ["waiting", "settled"]
     assert facts(polls[0])["ensue.provider_ids"] == ("p1",)
@@ -295,6 +302,8 @@ def _now(text: str) -> Any:
 
 async def test_without_a_provider_nothing_is_kept_and_nobody_listens() -> None:
     async with post().run(deliver=False) as run:
+        assert not run.telemetry.listening
+        assert run.delivery.observers == []
         with run.telemetry.activity("dispatch", "Write") as activity:
             activity.note(event_id=1)
         await run.controller.dispatch(Write(text="x"))

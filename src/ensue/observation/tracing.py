@@ -2,8 +2,8 @@
 
 Decides which span is whose child, and what is written on it. Leaves where spans go to the process, which configures a
 provider. Work that happens within other work is its child. What comes later (an effect, a poll, a message) continues the
-trace of its cause; what has several causes links to them. Invariants: without a provider nothing is made; no payload, no
-message of an exception and no header is written on a span.
+trace of its cause; what has several causes links to them. Invariant: no payload,
+no message of an exception and no header is written on a span.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NoOpTracerProvider, ProxyTracerProvider, Span, SpanContext, SpanKind, Tracer
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.trace.status import Status, StatusCode
 
@@ -57,18 +57,9 @@ _FINE: Final = ("done", "cancelled", "pending")
 class Tracing:
     """Makes spans; `close` ends what is still open."""
 
-    def __init__(self, provider: trace.TracerProvider | None = None) -> None:
-        self._provider = provider
-        self._tracer: Tracer | None = None
+    def __init__(self, provider: trace.TracerProvider) -> None:
+        self._tracer = provider.get_tracer(TRACER)
         self._attempts: dict[tuple[str, int], Span] = {}
-
-    def _find_tracer(self) -> Tracer | None:
-        """The tracer, once there is a provider: it may be configured after the run began."""
-        if self._tracer is None:
-            provider = self._provider or trace.get_tracer_provider()
-            if not isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
-                self._tracer = provider.get_tracer(TRACER)
-        return self._tracer
 
     # --- Work ---------------------------------------------------------------------------------------------------------
 
@@ -82,9 +73,6 @@ class Tracing:
         **facts: Fact | None,
     ) -> Under:
         """A span for the work, current while it lasts."""
-        tracer = self._find_tracer()
-        if tracer is None:
-            return NOTHING
         within = trace.get_current_span().get_span_context()
         if kind == "request" and within.is_valid:
             # The host's own instrumentation has made the span of this request.
@@ -93,7 +81,7 @@ class Tracing:
         if carrier is not None:
             before.append(propagate.extract(carrier, context=Context()))
         parent, links = _family(within, before)
-        span = tracer.start_span(
+        span = self._tracer.start_span(
             f"{_VERBS.get(kind, '')}{name}", context=parent, kind=_KINDS.get(kind, SpanKind.INTERNAL), links=links
         )
         if kind in _NAMES:
@@ -106,24 +94,21 @@ class Tracing:
 
     def attempt(self, name: str, effects: Sequence[Attempted]) -> Under:
         """A span for each effect of the call, which ends with the attempt; those of a batch are linked to by the call."""
-        tracer = self._find_tracer()
-        if tracer is None:
-            return NOTHING
-        spans = [self._attempt(tracer, name, effect) for effect in effects]
+        spans = [self._attempt(name, effect) for effect in effects]
         if len(spans) == 1:
             # An effect without a row has no later end.
             return _Activity(spans[0], ends=effects[0].id == 0)
         links = [Link(span.get_span_context()) for span in spans]
-        call = tracer.start_span(f"process {name}", context=Context(), kind=SpanKind.CONSUMER, links=links)
+        call = self._tracer.start_span(f"process {name}", context=Context(), kind=SpanKind.CONSUMER, links=links)
         call.set_attribute("messaging.batch.message_count", len(spans))
         return _Activity(call)
 
-    def _attempt(self, tracer: Tracer, name: str, effect: Attempted) -> Span:
+    def _attempt(self, name: str, effect: Attempted) -> Span:
         span = self._attempts.get((effect.key, effect.attempt))
         if span is not None:
             return span
         parent = Context() if effect.trace is None else _context_of(effect.trace)
-        span = tracer.start_span(f"process {name}", context=parent, kind=SpanKind.CONSUMER)
+        span = self._tracer.start_span(f"process {name}", context=parent, kind=SpanKind.CONSUMER)
         span.set_attributes(
             {
                 "messaging.system": "ensue",
@@ -169,7 +154,7 @@ class Tracing:
 
     def traceparent(self) -> str | None:
         """Of the current span, whoever made it."""
-        if self._find_tracer() is None or not trace.get_current_span().get_span_context().is_valid:
+        if not trace.get_current_span().get_span_context().is_valid:
             return None
         carrier: dict[str, str] = {}
         _W3C.inject(carrier)

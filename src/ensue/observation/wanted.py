@@ -1,12 +1,26 @@
-"""Whether a run makes spans.
+"""Whether a run makes spans, and where they go.
 
-Decides by what the process has loaded: whoever configures OpenTelemetry has imported it, so that a run without it does not.
+Decides by what the process has loaded and configured: whoever configures OpenTelemetry has imported it, so that a run without
+it does not. Invariant: without a provider nobody listens, so that nothing is spent on spans that go nowhere.
 """
+
+from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 
-def tracing_wanted(provider: object = None) -> bool:
-    """Whether spans may go anywhere: to `provider`, or to a global one that is configured in this process."""
-    return provider is not None or "opentelemetry.trace" in sys.modules or "OTEL_PYTHON_TRACER_PROVIDER" in os.environ
+def provider_of(given: TracerProvider | None) -> TracerProvider | None:
+    """`given`, or the global provider if one is configured in this process."""
+    if given is not None:
+        return given
+    if "opentelemetry.trace" not in sys.modules and "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ:
+        return None
+    from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, get_tracer_provider
+
+    found = get_tracer_provider()
+    return None if isinstance(found, ProxyTracerProvider | NoOpTracerProvider) else found
