@@ -62,9 +62,9 @@ async def until(condition: Any) -> Any:
 # --- The whole way ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_request_and_what_another_process_calls_are_one_trace(database_url: str) -> None:
+async def test_a_request_and_what_another_process_calls_are_one_trace(postgres_url: str) -> None:
     provider, exporter = recording()
-    app = post(database_url)
+    app = post(postgres_url)
     async with app.run(deliver=False, tracer_provider=provider) as run, serving(app.asgi()) as server:
         headers = {"traceparent": PARENT}
         answer = await server.http.post("/api/interactions/Write", json={"text": "hello"}, headers=headers)
@@ -81,7 +81,7 @@ async def test_a_request_and_what_another_process_calls_are_one_trace(database_u
     assert facts(dispatch)["ensue.event.id"] == answer.json()["event"]["id"]
     assert dispatch.context is not None
     assert kept == f"00-{TRACE}-{dispatch.context.span_id:016x}-01"
-    (attempt,) = await spans_of_another_process(database_url, 1)
+    (attempt,) = await spans_of_another_process(postgres_url, 1)
     assert attempt["trace"] == TRACE
     assert attempt["parent"] == f"{dispatch.context.span_id:016x}"
     assert attempt["name"] == "process office.carry"
