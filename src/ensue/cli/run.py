@@ -20,6 +20,7 @@ from ensue.app import App
 from ensue.cli import FAILED, OK
 from ensue.cli.failures import CommandError
 from ensue.cli.locate import find_served
+from ensue.cli.starting import Starting
 from ensue.server.logs import log_to
 
 if TYPE_CHECKING:
@@ -72,18 +73,29 @@ def execute(given: argparse.Namespace) -> int:
                 logger.info("listening on http://%s:%d", host, port)
 
     server = AnnouncedServer(config)
+    stopped = asyncio.run(_serve(found if isinstance(found, App) else found.app, server))
+    # Being told to stop is no failure.
+    return OK if server.started or stopped else FAILED
+
+
+async def _serve(app: App, server: uvicorn.Server) -> bool:
+    """Serve until a signal; whether that came before the app had started."""
+    loop, starting = asyncio.get_running_loop(), Starting()
 
     def stop(*_: object) -> None:
         server.should_exit = True
+        loop.call_soon_threadsafe(starting.stop)
 
-    # uvicorn takes these over while it serves, and raises them again when it is done: being told to stop is no failure.
+    # uvicorn takes these over while it serves, and raises them again when it is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    asyncio.run(_serve(found if isinstance(found, App) else found.app, server))
-    return OK if server.started else FAILED
-
-
-async def _serve(app: App, server: uvicorn.Server) -> None:
-    # Entered here and not by the server's lifespan, whose errors are logged and not raised.
-    async with app:
-        await server.serve()
+    try:
+        # Entered here and not by the server's lifespan, whose errors are logged and not raised.
+        async with app:
+            starting.over = True
+            await server.serve()
+    except asyncio.CancelledError:
+        if not starting.stopped:
+            raise
+        logger.info("stopped before it had started")
+    return starting.stopped

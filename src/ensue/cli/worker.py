@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ensue.cli import OK
 from ensue.cli.failures import CommandError
 from ensue.cli.locate import find_app
+from ensue.cli.starting import Starting
 from ensue.server.logs import log_to
 
 if TYPE_CHECKING:
@@ -36,15 +37,27 @@ def execute(given: argparse.Namespace) -> int:
 
 async def _work(app: App, given: argparse.Namespace) -> None:
     stopping = asyncio.Event()
+    starting = Starting()
+
+    def stop() -> None:
+        stopping.set()
+        starting.stop()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    async with _run(app, given) as run, AsyncExitStack() as stack:
-        logger.info("delivering the effects of %s", given.app)
-        if given.metrics_port is not None:
-            await _serve_metrics(run, given, stack)
-        await stopping.wait()
-        logger.info("stopping")
+        loop.add_signal_handler(number, stop)
+    try:
+        async with _run(app, given) as run, AsyncExitStack() as stack:
+            starting.over = True
+            logger.info("delivering the effects of %s", given.app)
+            if given.metrics_port is not None:
+                await _serve_metrics(run, given, stack)
+            await stopping.wait()
+            logger.info("stopping")
+    except asyncio.CancelledError:
+        if not starting.stopped:
+            raise
+        logger.info("stopped before it had started")
 
 
 async def _serve_metrics(run: AppRun, given: argparse.Namespace, stack: AsyncExitStack) -> None:
