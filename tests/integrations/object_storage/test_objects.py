@@ -9,7 +9,7 @@ import pytest
 
 from ensue import UsageError
 from ensue.clock import SystemClock
-from ensue.integrations.storage.objects import Objects, StorageUnavailable
+from ensue.integrations.storage.objects import MemoryObjects, Objects, StorageUnavailable
 from ensue.integrations.storage.presign import Bucket, Credentials, Request
 from ensue.integrations.storage.s3 import S3Objects
 from ensue.testing import FaultProxy
@@ -135,3 +135,11 @@ async def test_leaving_does_not_wait_for_a_silent_server(s3: S3) -> None:
                 await asyncio.sleep(0.2)
                 waiting.cancel()
         proxy.reset()
+
+
+async def test_the_double_believes_no_length_but_that_of_what_came() -> None:
+    objects = MemoryObjects(SystemClock())
+    signed = objects.address(Request("PUT", "a", PNG), MINUTE)
+    with pytest.raises(PermissionError, match="in content-length"):
+        await objects.upload(signed, b"longer", PNG)
+    assert await objects.head("a") is None
