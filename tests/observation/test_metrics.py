@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ensue import Rejected
 from ensue.app import AppRun
 from ensue.cli import main
-from ensue.errors import DeclarationError
+from ensue.errors import DeclarationError, UsageError
 from ensue.observation import families
 from ensue.observation.backlog import Backlog, backlog
 from ensue.observation.metrics import CODES_MAX, Metrics
@@ -345,6 +345,14 @@ async def test_a_command_serves_metrics_to_those_who_have_the_token() -> None:
     finally:
         process.kill()
         await process.communicate()
+
+
+async def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "ensue.observation.metrics")
+    async with post().run(deliver=False) as run:
+        with pytest.raises(UsageError, match=r"pip install 'ensue\[metrics\]'"):
+            _ = run.metrics
 
 
 def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
