@@ -20,7 +20,7 @@ from ensue.effects.breaker import CallWindow
 from ensue.effects.heartbeat import Heartbeat
 from ensue.effects.observe import DeliveryEvent, Observer, tell
 from ensue.effects.outbox import Claim, Lease, Move, Outcome, Rescued, micros, outcome
-from ensue.effects.retry import Circumstances, Failure, decide, judge, pause_after, storable
+from ensue.effects.retry import Circumstances, Failure, after_denial, decide, judge, pause_after, storable
 from ensue.effects.target import EffectRow, Handling
 from ensue.schema.delivery import Receipt
 
@@ -199,7 +199,8 @@ class Flights:
             for part in flight.parts:
                 if part.end is None:
                     self._failed(flight, part, self._judged(error, flight.handling))
-            if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                self._on_end()
                 raise
         self._on_end()
 
@@ -212,10 +213,17 @@ class Flights:
             async with asyncio.timeout(handling.timeout_seconds):
                 answer = await handling.handler(rows if handling.batch is not None else rows[0])
         except Exception as error:  # noqa: BLE001 - judged, logged and written to the table
+            if flight.interrupted:
+                # What a cancellation was turned into says nothing of the call, and without a lease there is no other.
+                self._interrupted(flight, error)
+                return
             failure = self._judged(error, handling)
             if len(parts) > 1 and failure.kind not in ("unavailable", "throttled"):
                 _logger.warning("a batch of %d %s failed, one by one now: %s", len(parts), flight.name, failure.message)
                 for part in parts:
+                    if flight.interrupted:
+                        self._interrupted(flight, error)
+                        return
                     await self._send(flight, [part])
                 return
             for part in parts:
@@ -233,6 +241,8 @@ class Flights:
         if handling.verify is None:
             log_effect(logging.ERROR, "may have arrived, and can't be asked about; `ensue effects resolve`", claim.row)
             part.end = outcome(claim, "suspect", delay_seconds=None)
+            if claim.probe:
+                self._move("unprobe", claim)
             return
         answer: object = None
         failure: Failure | None = None
@@ -240,21 +250,27 @@ class Flights:
             async with asyncio.timeout(handling.timeout_seconds):
                 answer = await handling.verify(claim.row)
         except Exception as error:  # noqa: BLE001 - no answer, asked again later
+            if flight.interrupted:
+                self._interrupted(flight, error)
+                return
             failure = self._judged(error, handling)
         self._learn(flight, [part], failure)
         if answer is True or isinstance(answer, Receipt):
             receipt = answer if isinstance(answer, Receipt) else None
             part.end = part.end or _arrived(claim, "confirm", receipt)
         elif answer is False:
-            gone = claim.row.attempt > handling.retry.max_attempts and handling.poison == "skip"
-            part.end = part.end or outcome(claim, "give_up" if gone else "deny", doubt=0)
+            verdict = after_denial(handling, self._circumstances(flight, part), self._rng)
+            end = outcome(claim, verdict.transition, delay_seconds=verdict.delay_seconds, doubt=0)
+            part.end = part.end or end
+            if verdict.transition != "deny":
+                log_effect(logging.ERROR, f"did not arrive, and is not sent again ({part.end.state})", claim.row)
         else:
             pause = pause_after(claim.row.doubt, self._rng)
             told = ("unknown", failure.message if failure is not None else "it can't be said yet whether it arrived")
             part.end = part.end or outcome(claim, "suspect", delay_seconds=pause, error=told, doubt=claim.row.doubt + 1)
             log_effect(logging.WARNING, f"may have arrived; asked again in {pause:.1f} s", claim.row, detail=told[1])
 
-    def _interrupted(self, flight: _Flight, error: asyncio.CancelledError) -> None:
+    def _interrupted(self, flight: _Flight, error: BaseException) -> None:
         for part in flight.parts:
             if part.end is not None:
                 continue
@@ -290,25 +306,29 @@ class Flights:
     def _since_sent(self, part: _Part) -> timedelta:
         return timedelta(microseconds=part.claim.sent_micros)
 
-    def _failed(self, flight: _Flight, part: _Part, failure: Failure) -> None:
-        claim, handling = part.claim, flight.handling
-        row = claim.row
+    def _circumstances(self, flight: _Flight, part: _Part) -> Circumstances:
+        row = part.claim.row
         elapsed = timedelta(seconds=self._clock.monotonic_seconds() - flight.started_at)
-        now = Circumstances(
+        return Circumstances(
             attempts=row.attempt,
-            age=timedelta(microseconds=claim.age_micros) + elapsed,
+            age=timedelta(microseconds=part.claim.age_micros) + elapsed,
             failures=row.failures,
             doubtful=row.doubt > 0,
             since_first_send=self._since_sent(part) + elapsed,
         )
-        verdict = decide(failure, handling, now, self._rng)
+
+    def _failed(self, flight: _Flight, part: _Part, failure: Failure) -> None:
+        claim, handling = part.claim, flight.handling
+        row = claim.row
+        verdict = decide(failure, handling, self._circumstances(flight, part), self._rng)
         part.end = part.end or outcome(
             claim,
             verdict.transition,
             delay_seconds=verdict.delay_seconds,
             error=(failure.kind, failure.message),
             doubt=max(row.doubt, 1) if verdict.doubtful else row.doubt,
-            parks=verdict.transition in ("retry", "outage"),
+            # A defect is none of the other side's: parked for it, it would be tried for ever, as every probe.
+            parks=verdict.transition in ("retry", "outage") and failure.kind != "bug",
             yields=handling.coalesce,
         )
         if verdict.transition == "bury":

@@ -11,6 +11,7 @@ from typing import Final
 
 from ensue.effects.outbox import Claim, Due, Gate, Served, Want, first_after, micros
 from ensue.effects.target import Handling
+from ensue.store.effect_table import NEVER
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 PROBE_MARGIN_SECONDS: Final = 5.0
@@ -98,4 +99,5 @@ def _gate(name: str, handling: Handling) -> Gate:
 
 def _served(name: str, handling: Handling) -> Served:
     guard = "ask" if handling.verify is not None else "doubt" if handling.key_ttl is not None else ""
-    return Served(name, handling.retry.max_age // _MICROSECOND, guard, handling.poison)
+    # `timedelta.max` says "for ever", and is more than the database's integers hold.
+    return Served(name, min(handling.retry.max_age // _MICROSECOND, NEVER), guard, handling.poison)

@@ -73,7 +73,7 @@ class Circumstances:
     since_first_send: timedelta = timedelta(0)
 
 
-Ending = Literal["retry", "throttle", "outage", "bury", "set_aside", "doubt", "suspect"]
+Ending = Literal["retry", "throttle", "outage", "bury", "set_aside", "doubt", "suspect", "deny", "give_up"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,22 @@ def judge(error: BaseException, classify: Callable[[BaseException], ErrorClass |
     >>> judge(ConnectionRefusedError("no")).kind
     'unavailable'
     """
-    message, pause = describe(error), asked_pause(error)
+    message = describe(error)
+    if (inner := _only(error)) is not error:
+        error, message = inner, storable(f"{message}: {describe(inner)}")
+    pause = asked_pause(error)
     kind = (classify(error) if classify is not None else None) or _kind(error, pause)
     definite = kind in ("rejected", "throttled") or _not_sent(error)
     return Failure(kind, message, pause, ambiguous=not definite, unanswered=kind == "unavailable")
+
+
+def _only(error: BaseException) -> BaseException:
+    """The one member of a group of one: a function with a `TaskGroup` raises nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        members = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        if len(members) == 1:
+            return _only(members[0])
+    return cast("BaseException", error)
 
 
 def _kind(error: BaseException, pause: float | None) -> ErrorClass:
@@ -140,7 +152,7 @@ def asked_pause(error: BaseException) -> float | None:
     """The seconds that the other side asked to wait: `retry_after_seconds`, or Retry-After of a 429 or 503."""
     pause: object = _attribute(error, "retry_after_seconds")
     if isinstance(pause, int | float) and not isinstance(pause, bool) and 0 <= pause < float("inf"):
-        return min(float(pause), HOLD_SECONDS_MAX)
+        return float(min(pause, HOLD_SECONDS_MAX))
     if http_status(error) not in (429, 503):
         return None
     headers: Any = _attribute(_attribute(error, "response"), "headers") or _attribute(error, "headers")
@@ -236,6 +248,19 @@ def decide(failure: Failure, handling: Handling, now: Circumstances, rng: Random
     return Verdict("retry", pause, doubtful)
 
 
+def after_denial(handling: Handling, now: Circumstances, rng: Random) -> Verdict:
+    """What follows when the other side says that nothing arrived: at first another call at once, then as after any failure.
+
+    `now.attempts` counts the call that would be next.
+    """
+    if now.attempts > handling.retry.max_attempts or now.age >= handling.retry.max_age:
+        if handling.poison == "skip":
+            return Verdict("give_up")
+        if handling.poison == "park":
+            return Verdict("set_aside", None)
+    return Verdict("deny", 0.0 if now.failures <= 1 else pause_after(now.failures - 1, rng))
+
+
 def _unknown(failure: Failure, handling: Handling, now: Circumstances, rng: Random) -> Verdict | None:
     """Ask before anything else; without a way to ask, only an operator can."""
     transition: Ending = "suspect" if failure.kind in ("unavailable", "throttled") else "doubt"
@@ -270,6 +295,7 @@ __all__ = [
     "Failure",
     "Retry",
     "Verdict",
+    "after_denial",
     "asked_pause",
     "decide",
     "describe",

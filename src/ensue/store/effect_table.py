@@ -7,6 +7,7 @@ Invariants: the text of a statement is constant for any number of rows, all rows
 every instant is the database's.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
@@ -32,6 +33,7 @@ NEVER: Final = 253_402_300_799_000_000
 PAYLOAD_VERSION: Final = 1
 """The value of the field `v` in a payload."""
 PAYLOAD_BYTES_MAX: Final = 1024 * 1024
+ORDER_KEY_BYTES_MAX: Final = 1000
 NOTIFY_CHANNEL: Final = "ensue"
 
 
@@ -67,14 +69,15 @@ _ENQUEUE: Final[Mapping[Dialect, Statement]] = {
         f"INSERT INTO ensue_effect ({_NEW_COLUMNS}) SELECT "
         + ", ".join(f"value ->> '{name}'" for name in _PLAIN_COLUMNS.split(", "))
         + f", coalesce(value ->> 'target', value ->> 'name'), coalesce(value ->> 'priority', 0), {DEFAULT_NOW['sqlite']},"
-        f" coalesce(value ->> 'due_at', {DEFAULT_NOW['sqlite']} + (value ->> 'delay')),"
+        f" coalesce(max(value ->> 'due_at', {DEFAULT_NOW['sqlite']}), {DEFAULT_NOW['sqlite']} + (value ->> 'delay')),"
         f" coalesce(value ->> 'due_at', {DEFAULT_NOW['sqlite']} + coalesce(value ->> 'delay', 0)) FROM json_each(?1)",
     ),
     "postgresql": Statement(
         "effect.enqueue",
         f"INSERT INTO ensue_effect ({_NEW_COLUMNS}) SELECT {_PLAIN_COLUMNS},"
         f" coalesce(target, name), coalesce(priority, 0), {DEFAULT_NOW['postgresql']},"
-        f" coalesce(due_at, {DEFAULT_NOW['postgresql']} + delay),"
+        f" CASE WHEN due_at IS NULL THEN {DEFAULT_NOW['postgresql']} + delay"
+        f" ELSE greatest(due_at, {DEFAULT_NOW['postgresql']}) END,"
         f" coalesce(due_at, {DEFAULT_NOW['postgresql']} + coalesce(delay, 0))"
         " FROM json_to_recordset($1::text::json) AS r(name text, key text, record text, record_id bigint, payload text,"
         " order_key text, position bigint, trace text, cause text, cause_id bigint, target text, priority bigint,"
@@ -131,7 +134,8 @@ class NewEffect(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `name` is the qualified side effect (`"channels.publish"`), `record` and `record_id` what it is about, `payload` a
     JSON object with `"v": PAYLOAD_VERSION`. With `order_by=`, `order_key` and `position` come from `allot_statement`.
-    `target` is by default the name. It is due `delay` µs after now, or at the instant `due_at` (µs since 1970). `cause`
+    `target` is by default the name. It is due `delay` µs after now, or at the instant `due_at` (µs since 1970), and its age
+    counts from then, from now if that is past. `cause`
     and `cause_id` name the event of the dispatch that caused it, `trace` the trace that it belongs to.
     """
 
@@ -164,9 +168,12 @@ def effect_key(name: str, record: str, record_id: int, transition: str) -> str:
 def order_key_of(name: str, key: object) -> str:
     """The value of `order_key` for one side effect and one value of its `order_by=`.
 
-    Different effects never share one.
+    Different effects never share one. A long value is told by its digest: no index holds any length.
     """
-    return f"{name}|{key}"
+    text = f"{name}|{key}"
+    if len(text.encode()) <= ORDER_KEY_BYTES_MAX:
+        return text
+    return f"{name}|{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def enqueue_statement(dialect: Dialect) -> Statement:

@@ -120,7 +120,7 @@ def _durable(tx: Transaction, effect: EffectPlan, event: Event, *, key: str, pay
 def _delay(tx: Transaction, effect: EffectPlan, event: Event) -> Work[tuple[int | None, int | None]]:
     """How long the effect waits in µs, or until which instant in µs since 1970."""
     if isinstance(effect.model.delay, timedelta):
-        return effect.model.delay // _MICROSECOND, None
+        return min(effect.model.delay // _MICROSECOND, _DELAY_MAX), None
     if effect.delay is None:
         return None, None
     side = OLD if event.new is None else NEW
