@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ensue import App, Effect, Entity, Integration, Nats, Property, Receipt, Rejected, Retry, Throttled, side_effect
 from ensue.cli.relayed import RelayedRun
+from ensue.schema.delivery import ErrorClass
 
 LEASE_SECONDS = 2.0
 
@@ -19,6 +20,10 @@ LEASE_SECONDS = 2.0
 class Parcel(Entity):
     label: Property[str]
     trouble: Property[str] = Property(default="")
+
+
+class Moved(Exception):
+    """Only the courier knows that this is for good."""
 
 
 class Courier(Integration):
@@ -44,6 +49,8 @@ class Courier(Integration):
             raise RuntimeError("it broke")
         if trouble == "refused":
             raise Rejected("no_such_address", "nobody lives there")
+        if trouble == "moved":
+            raise Moved("to another town")
         if trouble == "once" and effect.attempt == 1:
             raise RuntimeError("it slipped")
         if trouble == "busy" and not Path(f"{self.file}.busy").exists():  # noqa: ASYNC240
@@ -51,6 +58,9 @@ class Courier(Integration):
             raise Throttled(0.1)
         await asyncio.sleep(self.pause_seconds)
         return None
+
+    def classify(self, error: BaseException) -> ErrorClass | None:
+        return "rejected" if isinstance(error, Moved) else None
 
 
 def app(

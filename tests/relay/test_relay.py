@@ -105,7 +105,7 @@ async def test_a_repeated_hand_over_is_one_message(nats_url: str, stream: str) -
 
 async def test_failures_are_tried_again_and_end_among_the_dead(nats_url: str, stream: str, tmp_path: Path) -> None:
     file = tmp_path / "calls"
-    troubles = ("once", "broken", "refused", "busy")
+    troubles = ("once", "broken", "refused", "moved", "busy")
     async with app(nats_url, stream).run() as run:
         await run.controller.store.create_many([Parcel(label=trouble, trouble=trouble) for trouble in troubles])
         await handed_over(run)
@@ -115,7 +115,7 @@ async def test_failures_are_tried_again_and_end_among_the_dead(nats_url: str, st
         dead = await connected.subscribe_dead(lease_seconds=30)
         found: list[Any] = []
         async with asyncio.timeout(WAIT_SECONDS):
-            while len(found) < 2:
+            while len(found) < 3:
                 found += await connected.fetch(dead, 10)
         await until(lambda: Counter(label for _, label, *_ in calls(file))["busy"] == 2)
     attempts = [(label, attempt) for _, label, attempt, _ in calls(file)]
@@ -126,11 +126,15 @@ async def test_failures_are_tried_again_and_end_among_the_dead(nats_url: str, st
         ("broken", "2"): 1,
         ("broken", "3"): 1,
         ("refused", "1"): 1,
+        ("moved", "1"): 1,
         ("busy", "1"): 2,
     }
-    errors = {message.headers["Ensue-Error-Class"]: message.headers["Ensue-Error"] for message in found}
-    assert "it broke" in errors["transient"]
-    assert "nobody lives there" in errors["rejected"]
+    errors = sorted(f"{message.headers['Ensue-Error-Class']}: {message.headers['Ensue-Error']}" for message in found)
+    assert errors == [
+        "rejected: Moved: to another town",
+        "rejected: Rejected: no_such_address: nobody lives there",
+        "transient: RuntimeError: it broke",
+    ]
 
 
 @pytest.mark.timeout(120)

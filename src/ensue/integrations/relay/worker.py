@@ -178,9 +178,9 @@ class RelayWorker:
         try:
             async with asyncio.timeout(target.timeout_seconds):
                 answer = await target.handler(row if target.batch is None else [row])
-        except Exception as error:  # noqa: BLE001 - judged, logged, and kept with the message
-            failure = judge(error)
-            if isinstance(error, TimeoutError) and not str(error):
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - judged, logged, and kept with the message
+            failure = judge(error, target.classify)
+            if type(error) is TimeoutError and not str(error):
                 failure = Failure("transient", f"TimeoutError: no end within {target.timeout_seconds:g} s")
             state = await self._failed(relay, message, row, failure=failure, target=target)
             return {"state": state, "error_class": failure.kind}
