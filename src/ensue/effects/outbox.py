@@ -330,6 +330,7 @@ def _claim_of(row: tuple[Any, ...], token: str) -> Claim:
         error_class=error_class,
         cause=cause,
         cause_id=cause_id,
+        anew=first_sent_at < enqueued_at,
     )
     sent = max(0, now - first_sent_at)
     return Claim(effect, token, max(0, now - due_at), sent_micros=sent, target=target, probe=bool(probing))

@@ -21,7 +21,7 @@ class EffectRow:
     """One effect on its way out. `payload` is the JSON text that the engine wrote; it is never logged.
 
     `failures` counts calls that failed, those that used up no attempt included. `doubt` is above 0 when an earlier call may
-    have arrived: 1 more than it was asked about.
+    have arrived: 1 more than it was asked about. `anew`: an operator started it again after it had been sent.
     """
 
     id: int
@@ -40,6 +40,7 @@ class EffectRow:
     error_class: str | None = None
     cause: str | None = None
     cause_id: int | None = None
+    anew: bool = False
 
 
 Handler = Callable[[Any], Awaitable[object]]

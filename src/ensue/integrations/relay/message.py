@@ -47,8 +47,8 @@ def to_message(row: EffectRow, at: datetime) -> bytes:
 
 
 def message_id(row: EffectRow) -> str:
-    """By which a stream recognises a repeat of `row`. What an operator starts anew is no repeat."""
-    return row.key if row.enqueued_at is None else f"{row.key}@{to_micros(row.enqueued_at)}"
+    """By which a stream recognises a repeat of `row`: its key. What an operator starts anew is no repeat."""
+    return f"{row.key}@{to_micros(row.enqueued_at)}" if row.anew and row.enqueued_at is not None else row.key
 
 
 def from_message(data: bytes, *, attempt: int) -> EffectRow:
