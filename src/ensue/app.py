@@ -443,7 +443,7 @@ class AppRun:
             stack.push_async_callback(_cancelled, pruning)
 
     async def _prune(self) -> None:
-        """Forget, every hour, what has served its time; the first time a minute after the start."""
+        """Every hour, and soon after the start: forget what has served its time, and tell of effects that nobody calls."""
         from ensue.effects.inbox import prune_inbox
         from ensue.effects.ledger import prune_effects
         from ensue.engine.retention import prune_idempotency_keys
@@ -451,6 +451,7 @@ class AppRun:
         await asyncio.sleep(PRUNE_FIRST_SECONDS)
         while True:
             try:
+                await self._warn_of_unserved()
                 keys = await prune_idempotency_keys(self.driver)
                 effects = await prune_effects(self.driver, older_than=EFFECTS_KEPT)
                 messages = await prune_inbox(self.driver)
@@ -459,6 +460,14 @@ class AppRun:
             except Unavailable as error:
                 logger.warning("nothing was forgotten this time: %s", error)
             await asyncio.sleep(PRUNE_SECONDS)
+
+    async def _warn_of_unserved(self) -> None:
+        """A side effect that was renamed or removed leaves effects that nobody calls; somebody must be told."""
+        from ensue.effects.operate import unserved_effects
+
+        for name, count in (await unserved_effects(self.driver, self.delivery.names)).items():
+            text = "%d effects wait for the side effect %s, which this app does not have: run the code that has it, or discard them"
+            logger.warning(text, count, name, extra={"effect_name": name})
 
     @property
     def _delivers(self) -> bool:
@@ -477,7 +486,7 @@ class AppRun:
             self.delivery.run_after_commit(effect.name, after_commit_row(self.model, effect))
 
 
-PRUNE_FIRST_SECONDS = 60.0
+PRUNE_FIRST_SECONDS = 10.0
 PRUNE_SECONDS = 3600.0
 EFFECTS_KEPT = timedelta(days=7)
 """How long an effect that was done or cancelled stays in the table; one that is dead stays until an operator discards it."""

@@ -11,6 +11,7 @@ from ensue.effects.operate import (
     resolve_effects,
     resume_target,
     target_states,
+    unserved_effects,
 )
 from ensue.effects.target import Handling
 from ensue.errors import UnknownOutcome
@@ -64,3 +65,12 @@ async def test_targets_are_stopped_and_started(world: World) -> None:
     await worker.drain()
     assert await world.rows() == ["done", "done"]
     assert [(one.settled, one.pending) for one in await progress(world.driver)] == [(2, 0)]
+
+
+async def test_effects_of_a_name_that_nobody_serves_are_told_of(world: World) -> None:
+    worker = await world.worker(Recorder())
+    await world.enqueue(world.effects(2))
+    assert await unserved_effects(world.driver, worker.names) == {}
+    assert await unserved_effects(world.driver, {"renamed.call"}) == {NAME: 2}
+    await worker.drain()
+    assert await unserved_effects(world.driver, {"renamed.call"}) == {}

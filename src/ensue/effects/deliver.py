@@ -158,6 +158,11 @@ class Delivery:
             asyncio.create_task(self._settle_loop(), name="ensue.effects.settle"),
         ]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The side effects that are called here."""
+        return frozenset(self._targets)
+
     def wake(self) -> None:
         """Something was enqueued by this process: claim now. Cheap; call it on the event loop after the commit."""
         self._woken = True

@@ -5,7 +5,7 @@ claimed effect belongs to its worker; what is sent once more on purpose has a ke
 for something new.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from secrets import token_hex
@@ -223,3 +223,16 @@ def _rows(statement: Statement, params: Sequence[Any] = ()) -> Work[list[tuple[A
 
 def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+async def unserved_effects(driver: Driver, served: Collection[str]) -> dict[str, int]:
+    """How many open effects have a name that is not among `served`, by name: nobody who serves only those calls them."""
+    text = (
+        f"SELECT name, count(*) FROM ensue_effect WHERE state IN {in_list(CLAIMABLE)} AND state NOT IN {in_list(SETTLED)}"
+        " GROUP BY name ORDER BY name"
+    )
+
+    def work() -> Work[list[Any]]:
+        return (yield Run(Statement("effect.unserved", text, rows=True)))
+
+    return {name: count for name, count in await driver.read(work()) if name not in served}
