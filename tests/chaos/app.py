@@ -40,7 +40,7 @@ from ensue.store.statement import Run, Statement, Work
 
 SHELVES = 40
 WRITERS = 3
-BACKLOG_MAX = 6000
+BACKLOG_MAX = 15_000
 """Changes that wait for delivery before writers pause: an outage must not make the run endless."""
 PAUSE_SECONDS = 0.02
 BATCH_MAX = 12
