@@ -30,7 +30,7 @@ class Converting:
     async def __call__(self, given: EffectRow | list[EffectRow]) -> None:
         self.calls.append(len(given) if isinstance(given, list) else 1)
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             raise RuntimeError("cleaning up failed") from None
 
@@ -57,7 +57,7 @@ async def test_without_its_lease_a_batch_is_not_tried_one_by_one(world: World) -
     assert set(await world.rows("state, lease_token")) == {("claimed", "another")}
 
 
-@pytest.mark.parametrize("error", [GeneratorExit()])
+@pytest.mark.parametrize("error", [GeneratorExit(), SystemExit(2)])
 async def test_every_end_is_written_at_once(world: World, error: BaseException) -> None:
     await world.enqueue(world.effects(1))
     await world.running(Recorder(lambda _row: error))
