@@ -7,12 +7,14 @@ import random
 import string
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from ensue.effects.outbox import Move, move
+from ensue.clock import SystemClock
+from ensue.effects.heartbeat import Heartbeat
+from ensue.effects.outbox import Lease, Move, move
 from ensue.effects.retry import Circumstances, after_denial
 from ensue.effects.target import EffectRow, Handling
 from ensue.errors import Unavailable
@@ -55,6 +57,29 @@ async def test_without_its_lease_a_batch_is_not_tried_one_by_one(world: World) -
     await world.until(lambda: not any(task.get_name() == f"ensue.effects.{NAME}" for task in asyncio.all_tasks()))
     assert called.calls == [3]
     assert set(await world.rows("state, lease_token")) == {("claimed", "another")}
+
+
+class Silent:
+    """A database behind a network that drops everything: no statement fails, and none ends."""
+
+    dialect = "postgresql"
+
+    async def write(self, _work: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+async def test_leases_end_though_the_database_is_silent() -> None:
+    lost: list[Lease] = []
+    clock = SystemClock()
+    heartbeat = Heartbeat(cast("Any", Silent()), QUICK, clock=clock, on_lost=lost.append)
+    heartbeat.start(None)
+    lease = Lease(1, "token")
+    heartbeat.hold([lease], since=clock.monotonic_seconds())
+    async with asyncio.timeout(10):
+        while not lost:  # noqa: ASYNC110 - called by the heartbeat
+            await asyncio.sleep(0.01)
+        await heartbeat.stop()
+    assert lost == [lease]
 
 
 @pytest.mark.parametrize("error", [GeneratorExit(), SystemExit(2)])

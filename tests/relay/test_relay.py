@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,7 +19,9 @@ from ensue.app import AppRun
 from ensue.cli.relayed import RelayedRun
 from ensue.effects.ledger import list_effects, retry_effects, show_effect
 from ensue.errors import DeclarationError, UsageError
+from ensue.integrations.relay import returning
 from ensue.integrations.relay.nats_stream import connect_relay
+from tests.effects.world import query
 from tests.relay.parcels import LEASE_SECONDS, Parcel, app
 from tests.services_nats import NatsServer
 
@@ -200,6 +202,72 @@ async def test_what_nobody_could_deliver_is_dead_in_the_table_and_can_be_handed_
             async with asyncio.timeout(WAIT_SECONDS):
                 while not await list_effects(run.driver, state="dead"):  # noqa: ASYNC110 - another process tells
                     await asyncio.sleep(0.02)
+
+
+async def test_a_worker_that_is_quicker_than_the_note_of_the_hand_over_loses_nothing(
+    nats_url: str, stream: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "calls"
+    async with app(nats_url, stream, f"sqlite:///{tmp_path / 'parcels.db'}").run() as run:
+        await run.controller.store.create(Parcel(label="refused", trouble="refused"))
+        [effect] = await handed_over(run)
+        # As if the process had been killed after the stream took it, and before that was written.
+        unsettled = (
+            "UPDATE ensue_effect SET state = 'claimed', settled_at = NULL, worker = 'gone', lease_token = 'gone',"
+            " lease_until = unixepoch('subsec') * 1000000 + 2000000 RETURNING id"
+        )
+        await run.driver.write(query(unsettled))
+        async with RelayedRun(app(nats_url, stream, file=str(file)), nats_url), asyncio.timeout(WAIT_SECONDS):
+            while not (dead := await list_effects(run.driver, state="dead")):  # noqa: ASYNC110 - another process tells
+                await asyncio.sleep(0.02)
+    assert [item.id for item in dead] == [effect.id]
+    assert len(calls(file)) == 1
+
+
+async def test_watching_the_dead_ends_though_the_client_swallows_a_cancellation(
+    stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swallowed = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def connect(_: Nats) -> AsyncIterator[Any]:
+        if not swallowed.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            swallowed.set()
+        await asyncio.sleep(60)
+        yield
+
+    monkeypatch.setattr(returning, "connect_relay", connect)
+    watching = returning.Returning([Nats("nats://nobody", stream=stream)], cast("Any", None))
+    watching.start()
+    await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT_SECONDS):
+        await watching.stop()
+    assert swallowed.is_set()
+
+
+async def test_a_stream_that_is_deleted_is_made_anew(nats_url: str, stream: str, tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    relay = Nats(nats_url, stream=stream, subject=stream.lower())
+    async with (
+        app(nats_url, stream).run() as run,
+        RelayedRun(app(nats_url, stream, file=str(file)), nats_url),
+        connect_relay(relay) as connected,
+    ):
+        await run.controller.store.create(Parcel(label="before"))
+        await until(lambda: len(calls(file)) == 1)
+        await connected._stream.delete_stream(stream)
+        await run.controller.store.create(Parcel(label="after"))
+        await until(lambda: len(calls(file)) == 2)
+
+
+async def test_what_the_broker_takes_in_no_size_is_dead_at_once(nats_url: str, stream: str) -> None:
+    async with app(nats_url, stream).run() as run, asyncio.timeout(WAIT_SECONDS):
+        await run.controller.store.create(Parcel(label='"' * 400_000))
+        while not (dead := await list_effects(run.driver, state="dead")):  # noqa: ASYNC110 - delivery goes on meanwhile
+            await asyncio.sleep(0.02)
+    assert [(item.error_class, "effect_too_large" in (item.error or "")) for item in dead] == [("rejected", True)]
 
 
 async def test_a_worker_has_no_database(nats_url: str, stream: str, tmp_path: Path) -> None:

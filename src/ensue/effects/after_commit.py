@@ -21,7 +21,7 @@ async def run_after_commit(target: Handling, row: EffectRow) -> bool:
     try:
         async with asyncio.timeout(target.timeout_seconds):
             await target.handler(row)
-    except Exception as error:  # noqa: BLE001 - logged with its text; the caller has committed already
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - logged with its text; the caller has committed already
         _logger.error(
             'after-commit effect %s (%s) failed, not tried again: %s. Use delivery="durable" for what must arrive.',
             row.name,

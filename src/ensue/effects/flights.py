@@ -199,7 +199,10 @@ class Flights:
             for part in flight.parts:
                 if part.end is None:
                     self._failed(flight, part, self._judged(error, flight.handling))
-            if isinstance(error, KeyboardInterrupt | SystemExit):
+            if flight.parts[0].claim.probe:
+                self._move("unprobe", flight.parts[0].claim)
+            # Not SystemExit, which functions made for the command line raise: it would end one worker after the other.
+            if isinstance(error, KeyboardInterrupt):
                 self._on_end()
                 raise
         self._on_end()

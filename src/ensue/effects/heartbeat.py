@@ -94,18 +94,31 @@ class Heartbeat:
 
     async def _beat_for_ever(self, driver: Driver, lost: Callable[[Lease], None]) -> None:
         pause = self._rhythm.beat_seconds
-        while True:
-            await asyncio.sleep(pause)
-            pause = self._rhythm.beat_seconds
-            try:
-                gone = await self._beat(driver)
-            except Exception as error:  # noqa: BLE001 - logged; the next beat may get through
-                pause = min(PAUSE_AFTER_FAILURE_SECONDS, pause)
-                _logger.warning("leases could not be renewed, next try in %.1f s: %s", pause, error)
-                gone = self._overdue()
-            for lease in gone:
-                self.drop(lease)
-                lost(lease)
+        beating: asyncio.Task[list[Lease]] | None = None
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                pause = self._rhythm.beat_seconds
+                beating = beating or asyncio.create_task(self._beat(driver))
+                # A database that is silent fails no statement; then the clock alone tells which leases have ended.
+                await asyncio.wait([beating], timeout=min(pause, self._first_end_in()))
+                try:
+                    gone = beating.result()
+                    beating = None
+                except Exception as error:  # noqa: BLE001 - logged; the next beat may get through
+                    pause = min(PAUSE_AFTER_FAILURE_SECONDS, pause)
+                    silent = isinstance(error, asyncio.InvalidStateError)
+                    beating = beating if silent else None
+                    what = "the database does not answer" if silent else error
+                    _logger.warning("leases could not be renewed, next try in %.1f s: %s", pause, what)
+                    gone = self._overdue()
+                for lease in gone:
+                    self.drop(lease)
+                    lost(lease)
+        finally:
+            if beating is not None:
+                beating.cancel()
+                await asyncio.wait([beating], timeout=STOP_SECONDS_MAX)
 
     async def _beat(self, driver: Driver) -> list[Lease]:
         """Renew everything that is held; answers the leases that were no longer ours."""
@@ -120,6 +133,12 @@ class Heartbeat:
             still = [lease for lease in leases if lease in self._valid_until]  # The others were settled meanwhile.
             self._valid_until |= {lease: end for lease in still if lease.id in renewed}
         return [lease for lease in still if lease.id not in renewed]
+
+    def _first_end_in(self) -> float:
+        """Seconds until the first lease ends that is not renewed."""
+        now = self._clock.monotonic_seconds()
+        with self._lock:
+            return max(0.0, min(self._valid_until.values(), default=float("inf")) - now)
 
     def _overdue(self) -> list[Lease]:
         now = self._clock.monotonic_seconds()

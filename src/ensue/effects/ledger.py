@@ -143,27 +143,43 @@ async def discard_effects(driver: Driver, ids: Sequence[int]) -> list[int]:
 
 
 class Returned(msgspec.Struct, frozen=True):
-    """An effect that was handed to a relay, and that nobody behind it could deliver."""
+    """An effect that was handed to a relay, and that nobody behind it could deliver.
+
+    `enqueued_at` is in µs since 1970: what an operator started anew since is another matter.
+    """
 
     key: str
+    enqueued_at: int
     error_class: str
     error: str
 
 
-async def return_effects(driver: Driver, effects: Sequence[Returned]) -> list[str]:
-    """Note that effects which were settled by handing them over are dead; answers the keys of those that were found."""
-    items = (
-        "SELECT value ->> 'key' AS key, value ->> 'error_class' AS error_class, value ->> 'error' AS error"
-        " FROM json_each(?1)"
-        if driver.dialect == "sqlite"
-        else "SELECT * FROM json_to_recordset($1::text::json) AS r(key text, error_class text, error text)"
-    )
-    text = (
+async def return_effects(driver: Driver, effects: Sequence[Returned]) -> tuple[list[str], list[str]]:
+    """Note that effects which were settled by handing them over are dead.
+
+    Answers the keys of those that are dead now, and of those whose hand-over is not settled yet: ask again for them.
+    """
+    return await driver.write(_return(driver.dialect, effects))
+
+
+def _return(dialect: Dialect, effects: Sequence[Returned]) -> Work[tuple[list[str], list[str]]]:
+    if dialect == "sqlite":
+        fields = ", ".join(f"value ->> '{name}' AS {name}" for name in Returned.__struct_fields__)
+        items = f"(SELECT {fields} FROM json_each(?1)) AS r"
+    else:
+        items = "json_to_recordset($1::text::json) AS r(key text, enqueued_at bigint, error_class text, error text)"
+    same = "e.key = r.key AND e.enqueued_at = r.enqueued_at"
+    early = f"SELECT e.key FROM ensue_effect e JOIN {items} ON {same} WHERE e.state NOT IN {in_list(SETTLED)}"
+    dead = (
         f"UPDATE ensue_effect AS e SET state = '{target_of('return')}', error_class = r.error_class, error = r.error"
-        f" FROM ({items}) AS r WHERE e.key = r.key AND e.state IN {sources_of('return')} RETURNING key"
-    ).replace("RETURNING key", "RETURNING e.key" if driver.dialect == "postgresql" else "RETURNING key")
-    rows = await driver.write(_rows(Statement("effect.return", text, rows=True), (_json(effects),)))
-    return [row[0] for row in rows]
+        f" FROM {items} WHERE {same} AND e.state IN {sources_of('return')} RETURNING {'e.' * (dialect == 'postgresql')}key"
+    )
+    params = (_json(effects),)
+    # In this order: what is settled in between is found by the second.
+    waiting: list[tuple[str]] = yield Run(Statement("effect.returned_early", early, rows=True), params)
+    changed: list[tuple[str]] = yield Run(Statement("effect.return", dead, rows=True), params)
+    keys = [row[0] for row in changed]
+    return keys, [row[0] for row in waiting if row[0] not in keys]
 
 
 async def hasten(driver: Driver, names: Sequence[str]) -> None:

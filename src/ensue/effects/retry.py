@@ -37,6 +37,7 @@ _BUGS: Final = (
     RecursionError,
     DeclarationError,
     UsageError,
+    SystemExit,
 )
 _NOT_SENT: Final = (ConnectionRefusedError, socket.gaierror)
 _NOT_SENT_NAMES: Final = frozenset(

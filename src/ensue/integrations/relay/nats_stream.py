@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
-from ensue.errors import Unavailable, UsageError
+from ensue.errors import Rejected, Unavailable, UsageError
 from ensue.schema.delivery import Nats
 
 CONNECT_SECONDS: Final = 5
@@ -84,10 +84,16 @@ class JetStream:
         if not self.connected:
             # The client would keep it for later; it is kept in the table already.
             raise Unavailable("NATS is not connected at the moment.", retryable=True)
+        from nats.js.errors import NoStreamResponseError
+
         with told():
-            answer = await self._stream.publish(
-                subject, data, timeout=ANSWER_SECONDS, headers={MESSAGE_ID: id_, **headers}
-            )
+            try:
+                answer = await self._stream.publish(
+                    subject, data, timeout=ANSWER_SECONDS, headers={MESSAGE_ID: id_, **headers}
+                )
+            except NoStreamResponseError:
+                await self.prepare()
+                raise
         return f"{answer.stream}:{answer.seq}"
 
     # --- Taking -------------------------------------------------------------------------------------------------------
@@ -105,14 +111,22 @@ class JetStream:
 
         dead = subject.endswith("-dead.>")
         with told():
-            return await self._stream.pull_subscribe(
-                subject,
-                durable="ensue-" + name.replace(".", "-"),
-                stream=f"{self._nats.stream}_DEAD" if dead else self._nats.stream,
-                config=ConsumerConfig(
-                    ack_policy=AckPolicy.EXPLICIT, ack_wait=lease_seconds, max_deliver=-1, max_ack_pending=at_once * 100
-                ),
-            )
+            try:
+                return await self._stream.pull_subscribe(
+                    subject,
+                    durable="ensue-" + name.replace(".", "-"),
+                    stream=f"{self._nats.stream}_DEAD" if dead else self._nats.stream,
+                    config=ConsumerConfig(
+                        ack_policy=AckPolicy.EXPLICIT,
+                        ack_wait=lease_seconds,
+                        max_deliver=-1,
+                        max_ack_pending=at_once * 100,
+                    ),
+                )
+            except _not_found() as error:
+                # Somebody deleted it while we were connected; what is handed over needs one.
+                await self.prepare()
+                raise Unavailable("The relay's stream was gone, and was made anew.", retryable=True) from error
 
     async def fetch(self, subscription: Any, count: int) -> Sequence[Any]:
         """Messages that are there, or that come within a second. Raises `Unavailable`."""
@@ -195,6 +209,12 @@ class told:
 
         if isinstance(error, _not_found()):
             return
+        if isinstance(error, nats.errors.MaxPayloadError):
+            raise Rejected(
+                "effect_too_large",
+                "NATS takes no message of this size. Raise the server's max_payload, or store large values elsewhere and "
+                "let the effect read them by reference.",
+            ) from error
         if isinstance(error, nats.errors.Error | OSError | nats.js.errors.Error | TimeoutError):
             text = f"NATS did not answer as it should: {type(error).__name__} {error}".rstrip()
             raise Unavailable(text, retryable=True) from error

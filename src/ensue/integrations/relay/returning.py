@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from ensue.clock import to_micros
 from ensue.effects.ledger import Returned, return_effects
 from ensue.errors import InternalError, Unavailable
 from ensue.integrations.relay.message import from_message
@@ -22,6 +23,8 @@ logger = logging.getLogger("ensue.relay")
 
 LEASE_SECONDS: Final = 30.0
 AT_ONCE: Final = 100
+EARLY_SECONDS: Final = 1.0
+CANCEL_AGAIN_SECONDS: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 30.0
 HEADER_CLASS, HEADER_TEXT = "Ensue-Error-Class", "Ensue-Error"
 
@@ -42,9 +45,11 @@ class Returning:
 
     async def stop(self) -> None:
         """What was not acknowledged comes again."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while running := [task for task in self._tasks if not task.done()]:
+            # Again and again: a wait of the client that ends at the same moment swallows its cancellation.
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=CANCEL_AGAIN_SECONDS)
 
     async def _watch(self, relay: Nats) -> None:
         pause = 1.0
@@ -67,12 +72,16 @@ class Returning:
     async def _take_back(self, messages: Sequence[Any]) -> None:
         if not messages:
             return
-        found = [item for item in map(_returned, messages) if item is not None]
-        settled = await return_effects(self._driver, found)
-        for message in messages:
-            await message.ack_sync()
+        found = [_returned(message) for message in messages]
+        settled, early = await return_effects(self._driver, [item for item in found if item is not None])
+        for message, item in zip(messages, found, strict=True):
+            if item is not None and item.key in early:
+                # A worker may be quicker than the note that it was handed over, and whoever was to make it may be gone.
+                await message.nak(delay=EARLY_SECONDS)
+            else:
+                await message.ack_sync()
         for item in found:
-            if item.key in settled:
+            if item is not None and item.key in settled:
                 logger.error(
                     "relayed effect %s is dead; `ensue effects retry` hands it over anew: %s", item.key, item.error
                 )
@@ -85,4 +94,5 @@ def _returned(message: Any) -> Returned | None:
     except InternalError as error:
         logger.error("A message among the dead of the relay is no effect and is dropped: %s", error)
         return None
-    return Returned(row.key, headers.get(HEADER_CLASS, "transient"), headers.get(HEADER_TEXT, ""))
+    at = 0 if row.enqueued_at is None else to_micros(row.enqueued_at)
+    return Returned(row.key, at, headers.get(HEADER_CLASS, "transient"), headers.get(HEADER_TEXT, ""))
