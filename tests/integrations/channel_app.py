@@ -153,7 +153,7 @@ def effect(image: Any, body: dict[str, Any], *, key: str = "k1") -> Any:
     return SimpleNamespace(record=record, key=key, event=SimpleNamespace(record=record, old_record=None))
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - conditions of all kinds, in a test
             await asyncio.sleep(0.005)

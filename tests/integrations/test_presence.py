@@ -50,6 +50,7 @@ async def test_who_comes_and_goes_is_told_in_all_processes(shared: dict[str, Any
         second = await other.connect(3)
         await until(lambda: seen(ann) == {1, 2, 3})
         assert await one.present(1, 10) == [1, 2, 3]
+        await until(lambda: seen(eve, 20) == {3})
         assert await one.present(3, 20) == [3]
         await other.disconnect(second)
         store.rows.discard((3, 10))

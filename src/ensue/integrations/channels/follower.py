@@ -18,6 +18,7 @@ from typing import Self
 from ensue.errors import Unavailable
 from ensue.integrations.channels.bus import Bus, Entry, Page, Stamp
 from ensue.integrations.channels.tracks import Track
+from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
@@ -57,8 +58,7 @@ class Follower:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end_task(self._task)
 
     def stamp(self, topic: str) -> Stamp | None:
         """Everything after this is delivered; None while the topic is not ready."""
@@ -128,7 +128,13 @@ class Follower:
 
     async def _work(self) -> None:
         if self._check_due and self._bus.health().up:
-            await self._compare()
+            # Not afterwards: who asks meanwhile wants another look.
+            self._check_due = False
+            try:
+                await self._compare()
+            except BaseException:
+                self._check_due = True
+                raise
         while self._due:
             topics = list(self._due)[:READS_AT_ONCE]
             await asyncio.gather(*(self._read(topic) for topic in topics))
@@ -140,7 +146,6 @@ class Follower:
             if ready:
                 await self._ready(ready)
         tops = await self._bus.tops(tuple(self._tracks))
-        self._check_due = False
         for topic, top in tops.items():
             if (track := self._tracks.get(topic)) is not None and track.seen(top):
                 self._due[topic] = None

@@ -17,6 +17,7 @@ import msgspec
 
 from ensue.errors import Unavailable
 from ensue.integrations.channels.bus import Attendance
+from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
@@ -80,8 +81,7 @@ class Presence:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end_task(self._task)
         try:
             # A farewell spares others the wait; who does not get it finds out by itself.
             async with asyncio.timeout(FAREWELL_SECONDS_MAX):

@@ -26,6 +26,7 @@ from ensue.integrations.channels.bus import Limits, Listener
 from ensue.integrations.channels.redis_bus import RedisCommands, place
 from ensue.integrations.channels.redis_link import FAILURES, SHARDED, Link, connection_options, pool_of
 from ensue.integrations.contract import Health
+from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
@@ -68,8 +69,7 @@ class ClusterBus(RedisCommands):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end_task(self._task)
         await asyncio.gather(*(link.close() for link in self._links.values()))
         # By themselves too: the client closes nothing before its first command, and looking at the cluster was none.
         await self._client.aclose()

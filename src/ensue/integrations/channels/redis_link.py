@@ -22,6 +22,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from ensue.clock import Clock
 from ensue.integrations.contract import Health
+from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
@@ -111,8 +112,7 @@ class Link:
     async def close(self) -> None:
         """Disconnect for good."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end_task(self._task)
         for event in self._live.values():
             event.set()
         await self._pool.aclose()

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
+from ensue.integrations.running.ended import end_task
+
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
 RETRY_SECONDS_MAX = 1.0
@@ -44,8 +46,7 @@ class Refresher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end_task(self._task)
         for future in [future for waiting in self._asked.values() for future in waiting]:
             future.cancel()
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from ensue.errors import Unavailable
+from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations")
 
@@ -34,5 +35,4 @@ async def repeated(work: Callable[[], Awaitable[object]], *, seconds: float, nam
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await end_task(task)
