@@ -34,15 +34,15 @@ async def kill(database: str, *arguments: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_nothing_is_lost_when_the_process_is_killed(database_url: str) -> None:
-    figures = await kill(database_url, "--kills", "40", "--effects", "1500", "--life", "0.6")
+    figures = await kill(database_url, "--kills", "20", "--effects", "800", "--life", "0.6")
     assert figures["wrong"] == []
-    assert figures["kills"] >= 40
-    assert figures["effects"] >= 1500
+    assert figures["kills"] >= 20
+    assert figures["effects"] >= 800
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_nothing_is_lost_when_a_worker_is_killed_while_another_process_commits(database_url: str) -> None:
-    figures = await kill(database_url, "--apart", "--kills", "20", "--effects", "1000")
+    figures = await kill(database_url, "--apart", "--kills", "10", "--effects", "500")
     assert figures["wrong"] == []
-    assert figures["kills"] >= 20
+    assert figures["kills"] >= 10

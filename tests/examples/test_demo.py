@@ -66,6 +66,13 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate()
 
 
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a demo without a crowd serves, for tests that leave it running."""
+    with served(tmp_path_factory.mktemp("served")) as (_, address):
+        yield address
+
+
 def test_the_demo_on_sqlite(tmp_path: Path) -> None:
     found = crowded(tmp_path)
     assert found["on"].startswith("sqlite:///")
@@ -99,8 +106,9 @@ def test_it_ends_in_good_order_while_somebody_is_connected(tmp_path: Path, numbe
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_page_is_served_with_all_it_needs_and_nothing_from_elsewhere(tmp_path: Path) -> None:
-    with served(tmp_path) as (_, address), httpx2.Client(base_url=address, trust_env=False) as http:
+@pytest.mark.xdist_group("demo")
+def test_the_page_is_served_with_all_it_needs_and_nothing_from_elsewhere(address: str) -> None:
+    with httpx2.Client(base_url=address, trust_env=False) as http:
         page = http.get("/")
         assert page.headers["content-type"].startswith("text/html")
         assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -116,8 +124,9 @@ def test_the_page_is_served_with_all_it_needs_and_nothing_from_elsewhere(tmp_pat
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid")
 
 
-def test_clients_are_told_of_messages_and_counts_over_the_network(tmp_path: Path) -> None:
-    async def talk(address: str) -> None:
+@pytest.mark.xdist_group("demo")
+def test_clients_are_told_of_messages_and_counts_over_the_network(address: str) -> None:
+    async def talk() -> None:
         url = f"ws{address.removeprefix('http')}/ws"
         async with connect(url) as websocket:
             nobody = Client(websocket)
@@ -141,8 +150,7 @@ def test_clients_are_told_of_messages_and_counts_over_the_network(tmp_path: Path
                 while not bob.received:  # noqa: ASYNC110 - the client writes down, it does not announce
                     await asyncio.sleep(0.01)
 
-    with served(tmp_path) as (_, address):
-        asyncio.run(talk(address))
+    asyncio.run(talk())
 
 
 def test_figures() -> None:
