@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 from ensue.effects.breaker import CallWindow
+from ensue.effects.deliver import Polling
 from ensue.effects.outbox import Gate, Move, Turn, Want, claim, ensure_targets, first_after, micros, move, outcome
 from ensue.effects.target import EffectRow, Handling
 from ensue.errors import Throttled
 from ensue.schema.delivery import Breaker, Rate, Retry, Target
+from ensue.store.effect_table import NEVER
 from tests.effects.world import NAME, Recorder, World, query
 
 QUICK_BREAKER = Breaker(consecutive=3, open_seconds=0.3)
@@ -148,6 +150,15 @@ async def test_a_blocked_key_among_hundreds_hides_nobody(world: World) -> None:
     await world.running({NAME: Handling(seen, ordered=True)})
     await world.until(lambda: len(seen.rows) == 2)
     assert sorted(seen.numbers) == [1199, 1200]
+
+
+async def test_thousands_of_blocked_keys_are_passed_quickly(world: World) -> None:
+    await world.enqueue([effect for n in range(5000) for effect in world.effects(1, order=f"k{n:04}")])
+    await world.set(f"available_at = {NEVER}, state = 'parked'")
+    await world.enqueue(world.effects(1, order="z"))
+    seen = Recorder()
+    await world.running({NAME: Handling(seen, ordered=True)}, polling=Polling(0.02, 60.0))
+    await world.until(lambda: len(seen.rows) == 1)
 
 
 def test_a_share_of_failures_opens_it_too() -> None:

@@ -233,9 +233,9 @@ async def test_watching_the_dead_ends_though_the_client_swallows_a_cancellation(
     async def connect(_: Nats) -> AsyncIterator[Any]:
         if not swallowed.is_set():
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             swallowed.set()
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         yield
 
     monkeypatch.setattr(returning, "connect_relay", connect)

@@ -422,9 +422,20 @@ class Delivery:
             self._doubtful_tokens = (*self._doubtful_tokens[-99:], token)
             raise
         self._flights.launch(claims, since=since, context=self._context)
-        for name, after in self._offers.missed(wants, claims):
-            self._offers.go_on(name, await self._driver.read(walk_end(self._driver.dialect, name, after)))
+        await self._walk_on(list(self._offers.missed(wants, claims)))
         return claims
+
+    async def _walk_on(self, missed: Sequence[tuple[str, str]]) -> None:
+        """Have the next look go on behind the keys of this one: soon while there are more, and then after a long pause.
+
+        Thousands of keys that wait for somebody would else keep the others waiting for as many looks.
+        """
+        ends: list[str | None] = []
+        for name, after in missed:
+            ends.append(await self._driver.read(walk_end(self._driver.dialect, name, after)))
+            self._offers.go_on(name, ends[-1])
+        if ends:
+            self._pause = self._polling.first_seconds if any(ends) else self._longest
 
     async def _settle_singly(self) -> None:
         """One end that the database refuses must not hold up the others."""
