@@ -186,7 +186,10 @@ class Crowd:
         coming: list[asyncio.Task[None]] = []
         gate = asyncio.Semaphore(CONNECTING_MAX)
         for _ in range(count):
-            client = random.choice([each for each in self.clients[:: random.randint(1, 7)] if each.live.is_set()])
+            # On a busy machine all of the few that were looked at may still be on their way back.
+            while not (live := [each for each in self.clients[:: random.randint(1, 7)] if each.live.is_set()]):  # noqa: ASYNC110 - none announces it
+                await asyncio.sleep(0.01)
+            client = random.choice(live)
             client.live.clear()
             client.transport.abort()
             self.seen.drops += 1
