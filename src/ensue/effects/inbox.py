@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from ensue.clock import from_micros
+from ensue.effects.sql.lists import as_json, change_rows, each, first_number, rows_of
 from ensue.errors import NotFound
 from ensue.store.driver import Dialect, Driver
 from ensue.store.effect_table import STATEMENT_NOW, in_list
@@ -82,9 +83,9 @@ def waiting(dialect: Dialect, endpoints: Sequence[str]) -> Work[int | None]:
     """µs until the next stored message of these endpoints is due; None if there is none. Reads only."""
     text = (
         f"SELECT min(available_at) - {STATEMENT_NOW[dialect]} FROM ensue_inbox"
-        f" WHERE state = 'received' AND endpoint IN ({_each(dialect)})"
+        f" WHERE state = 'received' AND endpoint IN ({each(dialect)})"
     )
-    rows: list[Any] = yield Run(Statement("ensue_inbox.waiting", text, rows=True), (_json(endpoints),))
+    rows: list[Any] = yield Run(Statement("ensue_inbox.waiting", text, rows=True), (as_json(endpoints),))
     return rows[0][0]
 
 
@@ -99,10 +100,10 @@ def lease_due(
         f"UPDATE ensue_inbox SET lease_token = {marks[0]}, lease_until = {now} + {marks[1]},"
         f" available_at = {now} + {marks[1]}, attempt = attempt + 1 WHERE state = 'received' AND id IN"
         f" (SELECT id FROM ensue_inbox WHERE state = 'received' AND available_at <= {now} AND endpoint IN"
-        f" ({_each(dialect)}) ORDER BY available_at, id LIMIT {marks[2]}{locked})"
+        f" ({each(dialect)}) ORDER BY available_at, id LIMIT {marks[2]}{locked})"
         " RETURNING id, endpoint, sender_id, attempt, received_at, body, headers"
     )
-    params = (_json(endpoints), token, _micros(lease), limit)
+    params = (as_json(endpoints), token, _micros(lease), limit)
     rows: list[Any] = yield Run(Statement("ensue_inbox.lease", text, rows=True), params)
     return [
         LeasedMessage(id_, token, endpoint, sender, attempt, from_micros(at), bytes(body), msgspec.json.decode(headers))
@@ -169,7 +170,7 @@ async def list_messages(
         f" AND ({c} IS NULL OR id < {c}) ORDER BY id DESC LIMIT {d}"
     )
     params = (state, endpoint, before_id, limit)
-    return [_entry(row) for row in await driver.read(_rows(Statement("ensue_inbox.list", text, rows=True), params))]
+    return [_entry(row) for row in await driver.read(rows_of(Statement("ensue_inbox.list", text, rows=True), params))]
 
 
 async def count_messages(driver: Driver) -> list[InboxCount]:
@@ -178,14 +179,14 @@ async def count_messages(driver: Driver) -> list[InboxCount]:
         "SELECT endpoint, state, count(*), min(received_at) FROM ensue_inbox GROUP BY endpoint, state"
         " ORDER BY endpoint, state"
     )
-    rows = await driver.read(_rows(Statement("ensue_inbox.count", text, rows=True), ()))
+    rows = await driver.read(rows_of(Statement("ensue_inbox.count", text, rows=True), ()))
     return [InboxCount(endpoint, state, count, from_micros(oldest)) for endpoint, state, count, oldest in rows]
 
 
 async def show_message(driver: Driver, id: int) -> InboxDetail:
     """One message. Raises `NotFound`."""
-    text = f"SELECT {_ENTRY}, body, headers FROM ensue_inbox WHERE id = {_id_mark(driver.dialect)}"
-    rows = await driver.read(_rows(Statement("ensue_inbox.show", text, rows=True), (id,)))
+    text = f"SELECT {_ENTRY}, body, headers FROM ensue_inbox WHERE id = {first_number(driver.dialect)}"
+    rows = await driver.read(rows_of(Statement("ensue_inbox.show", text, rows=True), (id,)))
     if not rows:
         raise NotFound(
             f"There is no message {id} in the inbox. What was done is removed after {MESSAGES_KEPT.days} days; "
@@ -216,40 +217,16 @@ async def prune_inbox(driver: Driver, *, older_than: timedelta = MESSAGES_KEPT) 
     """Remove what was done or discarded longer than `older_than` ago; what failed stays. Answers the number."""
     text = (
         f"DELETE FROM ensue_inbox WHERE state IN {in_list(CLOSED)}"
-        f" AND handled_at < {STATEMENT_NOW[driver.dialect]} - {_id_mark(driver.dialect)} RETURNING id"
+        f" AND handled_at < {STATEMENT_NOW[driver.dialect]} - {first_number(driver.dialect)} RETURNING id"
     )
     statement = Statement("ensue_inbox.prune", text, rows=True)
-    return len(await driver.write(_rows(statement, (_micros(older_than),))))
+    return len(await driver.write(rows_of(statement, (_micros(older_than),))))
 
 
 async def _change(
     driver: Driver, name: str, change: str, *, states: tuple[InboxState, ...], ids: Sequence[int]
 ) -> list[int]:
-    numbers = _each(driver.dialect)
-    if driver.dialect == "postgresql":
-        numbers = f"SELECT v::bigint FROM ({numbers}) AS t(v)"
-    text = f"UPDATE ensue_inbox SET {change} WHERE state IN {in_list(states)} AND id IN ({numbers}) RETURNING id"
-    rows = await driver.write(_rows(Statement(f"ensue_inbox.{name}", text, rows=True), (_json(list(ids)),)))
-    return sorted(row[0] for row in rows)
-
-
-def _each(dialect: Dialect) -> str:
-    """A sub-select of the elements of the first parameter, a JSON list."""
-    return (
-        "SELECT value FROM json_each(?1)" if dialect == "sqlite" else "SELECT json_array_elements_text($1::text::json)"
-    )
-
-
-def _id_mark(dialect: Dialect) -> str:
-    return "?1" if dialect == "sqlite" else "$1::bigint"
-
-
-def _rows(statement: Statement, params: Sequence[Any]) -> Work[list[tuple[Any, ...]]]:
-    return (yield Run(statement, params))
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    return await change_rows(driver, f"ensue_inbox.{name}", "ensue_inbox", change, states=in_list(states), ids=ids)
 
 
 def _micros(span: timedelta) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ensue.clock import from_micros
+from ensue.effects.sql.lists import as_json, change_rows, each, each_id, first_number, rows_of
 from ensue.effects.states import sources_of, target_of
 from ensue.errors import NotFound
 from ensue.store.driver import Dialect, Driver
@@ -97,22 +98,22 @@ async def list_effects(
         f" AND ({marks[1]} IS NULL OR name = {marks[1]}) AND ({marks[2]} IS NULL OR id < {marks[2]})"
         f" ORDER BY id DESC LIMIT {marks[3]}"
     )
-    rows = await driver.read(_rows(Statement("effect.list", text, rows=True), (state, name, before_id, limit)))
+    rows = await driver.read(rows_of(Statement("effect.list", text, rows=True), (state, name, before_id, limit)))
     return [_entry(row) for row in rows]
 
 
 async def count_effects(driver: Driver) -> list[EffectCount]:
     """Per name and state: how many, and the oldest."""
     text = "SELECT name, state, count(*), min(enqueued_at) FROM ensue_effect GROUP BY name, state ORDER BY name, state"
-    rows = await driver.read(_rows(Statement("effect.count", text, rows=True), ()))
+    rows = await driver.read(rows_of(Statement("effect.count", text, rows=True), ()))
     return [EffectCount(name, state, count, from_micros(oldest)) for name, state, count, oldest in rows]
 
 
 async def show_effect(driver: Driver, id: int) -> EffectDetail:
     """One effect. Raises `NotFound`."""
-    mark = _id_mark(driver.dialect)
+    mark = first_number(driver.dialect)
     text = f"SELECT {_ENTRY}, {_DETAIL} FROM ensue_effect WHERE id = {mark}"
-    rows = await driver.read(_rows(Statement("effect.show", text, rows=True), (id,)))
+    rows = await driver.read(rows_of(Statement("effect.show", text, rows=True), (id,)))
     if not rows:
         raise NotFound(
             f"There is no effect {id}. What was done is removed after a while; `ensue effects list` shows the rest."
@@ -165,7 +166,7 @@ async def return_effects(driver: Driver, effects: Sequence[Returned]) -> tuple[l
 def _return(dialect: Dialect, effects: Sequence[Returned]) -> Work[tuple[list[str], list[str]]]:
     if dialect == "sqlite":
         fields = ", ".join(f"value ->> '{name}' AS {name}" for name in Returned.__struct_fields__)
-        items = f"(SELECT {fields} FROM json_each(?1)) AS r"
+        items = f"(SELECT {fields} FROM jsoneach(?1)) AS r"
     else:
         items = "json_to_recordset($1::text::json) AS r(key text, enqueued_at bigint, error_class text, error text)"
     same = "e.key = r.key AND e.enqueued_at = r.enqueued_at"
@@ -174,7 +175,7 @@ def _return(dialect: Dialect, effects: Sequence[Returned]) -> Work[tuple[list[st
         f"UPDATE ensue_effect AS e SET state = '{target_of('return')}', error_class = r.error_class, error = r.error"
         f" FROM {items} WHERE {same} AND e.state IN {sources_of('return')} RETURNING {'e.' * (dialect == 'postgresql')}key"
     )
-    params = (_json(effects),)
+    params = (as_json(effects),)
     # In this order: what is settled in between is found by the second.
     waiting: list[tuple[str]] = yield Run(Statement("effect.returned_early", early, rows=True), params)
     changed: list[tuple[str]] = yield Run(Statement("effect.return", dead, rows=True), params)
@@ -187,9 +188,9 @@ async def hasten(driver: Driver, names: Sequence[str]) -> None:
     now = STATEMENT_NOW[driver.dialect]
     text = (
         f"UPDATE ensue_effect SET available_at = {now}"
-        f" WHERE state = 'retry_wait' AND name IN ({_each(driver.dialect)}) RETURNING id"
+        f" WHERE state = 'retry_wait' AND name IN ({each(driver.dialect)}) RETURNING id"
     )
-    await driver.write(_rows(Statement("effect.hasten", text, rows=True), (_json(names),)))
+    await driver.write(rows_of(Statement("effect.hasten", text, rows=True), (as_json(names),)))
 
 
 async def prune_effects(driver: Driver, *, older_than: timedelta) -> int:
@@ -197,7 +198,7 @@ async def prune_effects(driver: Driver, *, older_than: timedelta) -> int:
 
     Answers the number.
     """
-    mark = _id_mark(driver.dialect)
+    mark = first_number(driver.dialect)
     text = (
         "DELETE FROM ensue_effect WHERE state IN ('done', 'cancelled')"
         f" AND state IN {in_list(SETTLED)} AND settled_at < {STATEMENT_NOW[driver.dialect]} - {mark} RETURNING id"
@@ -210,48 +211,20 @@ def _prune(dialect: Dialect, statement: Statement, age: int) -> Work[int]:
     """The attempts go with their effects."""
     rows: list[tuple[int]] = yield Run(statement, (age,))
     if rows:
-        numbers = _each(dialect)
-        if dialect == "postgresql":
-            numbers = f"SELECT v::bigint FROM ({numbers}) AS t(v)"
-        text = f"DELETE FROM ensue_effect_attempt WHERE effect_id IN ({numbers})"
-        yield Run(Statement("effect.prune_attempts", text), (_json([row[0] for row in rows]),))
+        text = f"DELETE FROM ensue_effect_attempt WHERE effect_id IN ({each_id(dialect)})"
+        yield Run(Statement("effect.prune_attempts", text), (as_json([row[0] for row in rows]),))
     return len(rows)
 
 
 async def _change(driver: Driver, transition: str, change: str, ids: Sequence[int]) -> list[int]:
-    numbers = _each(driver.dialect)
-    if driver.dialect == "postgresql":
-        numbers = f"SELECT v::bigint FROM ({numbers}) AS t(v)"
-    text = (
-        f"UPDATE ensue_effect SET {change} WHERE state IN {sources_of(transition)} AND id IN ({numbers}) RETURNING id"
-    )
-    rows = await driver.write(_rows(Statement(f"effect.{transition}", text, rows=True), (_json(ids),)))
-    return sorted(row[0] for row in rows)
-
-
-def _each(dialect: Dialect) -> str:
-    """A sub-select of the elements of the first parameter, a JSON list."""
-    return (
-        "SELECT value FROM json_each(?1)" if dialect == "sqlite" else "SELECT json_array_elements_text($1::text::json)"
-    )
+    name, states = f"effect.{transition}", sources_of(transition)
+    return await change_rows(driver, name, "ensue_effect", change, states=states, ids=ids)
 
 
 def _marks(dialect: Dialect) -> tuple[str, str, str, str]:
     if dialect == "sqlite":
         return "?1", "?2", "?3", "?4"
     return "$1::text", "$2::text", "$3::bigint", "$4::bigint"
-
-
-def _id_mark(dialect: Dialect) -> str:
-    return "?1" if dialect == "sqlite" else "$1::bigint"
-
-
-def _rows(statement: Statement, params: Sequence[Any]) -> Work[list[tuple[Any, ...]]]:
-    return (yield Run(statement, params))
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def _instant(micros: int | None) -> datetime | None:

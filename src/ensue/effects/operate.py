@@ -11,11 +11,10 @@ from datetime import datetime
 from secrets import token_hex
 from typing import Any
 
-import msgspec
-
 from ensue.clock import from_micros
 from ensue.effects.outbox import Move, move
 from ensue.effects.sql.conditions import REPLAYED
+from ensue.effects.sql.lists import as_json, change_rows, each_id, rows_of
 from ensue.effects.sql.targets import TARGETS
 from ensue.effects.states import sources_of, target_of
 from ensue.store.driver import Dialect, Driver
@@ -78,7 +77,7 @@ class Progress:
 
 async def target_states(driver: Driver) -> list[TargetState]:
     """Every target that has a row: those without limits that were never stopped have none."""
-    rows = await driver.read(_rows(TARGETS[driver.dialect].states))
+    rows = await driver.read(rows_of(TARGETS[driver.dialect].states))
     return [
         TargetState(
             target,
@@ -128,9 +127,9 @@ async def replay_effects(driver: Driver, ids: Sequence[int], *, per_second: floa
 def _replay(dialect: Dialect, ids: Sequence[int], per_second: float | None) -> Work[list[int]]:
     text = (
         "SELECT id, name, key, record, record_id, payload, order_key, trace, target, priority, cause, cause_id"
-        f" FROM ensue_effect WHERE state IN {in_list(SETTLED)} AND id IN ({_each(dialect)}) ORDER BY id"
+        f" FROM ensue_effect WHERE state IN {in_list(SETTLED)} AND id IN ({each_id(dialect)}) ORDER BY id"
     )
-    rows: list[Any] = yield Run(Statement("effect.replayed", text, rows=True), (_json(ids),))
+    rows: list[Any] = yield Run(Statement("effect.replayed", text, rows=True), (as_json(ids),))
     counts: dict[str, int] = {}
     for row in rows:
         if row[6] is not None:
@@ -173,7 +172,7 @@ async def attempts_of(driver: Driver, id: int) -> list[AttemptEntry]:
         "SELECT attempt, worker, started_at, ended_at, outcome, error_class, error, provider_id"
         f" FROM ensue_effect_attempt WHERE effect_id = {mark} ORDER BY id"
     )
-    rows = await driver.read(_rows(Statement("effect.attempts", text, rows=True), (id,)))
+    rows = await driver.read(rows_of(Statement("effect.attempts", text, rows=True), (id,)))
     return [
         AttemptEntry(row[0], row[1], None if row[2] is None else from_micros(row[2]), from_micros(row[3]), *row[4:])
         for row in rows
@@ -197,32 +196,15 @@ async def progress(driver: Driver, *, last_seconds: float = 10.0) -> list[Progre
         f" UNION ALL SELECT {columns} FROM ensue_effect WHERE state IN {in_list(SETTLED)} AND settled_at > {now} - {mark}"
         ") AS e GROUP BY name ORDER BY name"
     )
-    rows = await driver.read(_rows(Statement("effect.progress", text, rows=True), (round(last_seconds * 1_000_000),)))
+    rows = await driver.read(rows_of(Statement("effect.progress", text, rows=True), (round(last_seconds * 1_000_000),)))
     return [Progress(*row[:-1], lag_seconds=max(0.0, (row[-1] or 0) / 1_000_000)) for row in rows]
 
 
 async def _change(driver: Driver, transition: str, change: str, ids: Sequence[int], *, note: str | None) -> list[int]:
     mark = "?2" if driver.dialect == "sqlite" else "$2::text"
-    text = (
-        f"UPDATE ensue_effect SET state = '{target_of(transition)}', {change}, note = coalesce({mark}, note)"
-        f" WHERE state IN {sources_of(transition)} AND id IN ({_each(driver.dialect)}) RETURNING id"
-    )
-    rows = await driver.write(_rows(Statement(f"effect.{transition}", text, rows=True), (_json(ids), note)))
-    return sorted(row[0] for row in rows)
-
-
-def _each(dialect: Dialect) -> str:
-    if dialect == "sqlite":
-        return "SELECT value FROM json_each(?1)"
-    return "SELECT v::bigint FROM json_array_elements_text($1::text::json) AS t(v)"
-
-
-def _rows(statement: Statement, params: Sequence[Any] = ()) -> Work[list[tuple[Any, ...]]]:
-    return (yield Run(statement, params))
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    change = f"state = '{target_of(transition)}', {change}, note = coalesce({mark}, note)"
+    name, states = f"effect.{transition}", sources_of(transition)
+    return await change_rows(driver, name, "ensue_effect", change, states=states, ids=ids, more=(note,))
 
 
 async def unserved_effects(driver: Driver, served: Collection[str]) -> dict[str, int]:
@@ -232,7 +214,5 @@ async def unserved_effects(driver: Driver, served: Collection[str]) -> dict[str,
         " GROUP BY name ORDER BY name"
     )
 
-    def work() -> Work[list[Any]]:
-        return (yield Run(Statement("effect.unserved", text, rows=True)))
-
-    return {name: count for name, count in await driver.read(work()) if name not in served}
+    rows = await driver.read(rows_of(Statement("effect.unserved", text, rows=True)))
+    return {name: count for name, count in rows if name not in served}

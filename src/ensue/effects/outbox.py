@@ -14,6 +14,7 @@ import msgspec
 
 from ensue.clock import from_micros
 from ensue.effects.sql.claim import CLAIM
+from ensue.effects.sql.lists import as_json
 from ensue.effects.sql.settle import SETTLE
 from ensue.effects.sql.targets import TARGETS, MoveKind
 from ensue.effects.states import attempts_after, target_of
@@ -193,7 +194,7 @@ def outcome(
 
 def due(dialect: Dialect, wants: Sequence[Want]) -> Work[list[Due]]:
     """When each of the names has something to do. Reads only, one index entry per name and question."""
-    rows = yield Run(CLAIM[dialect].due, (_json(wants),))
+    rows = yield Run(CLAIM[dialect].due, (as_json(wants),))
     return [Due(name, ahead, bool(keyed), lease) for name, ahead, keyed, lease in rows]
 
 
@@ -217,8 +218,8 @@ def settle(dialect: Dialect, outcomes: Sequence[Outcome], moves: Sequence[Move] 
     if not outcomes:
         return {}
     if any(end.noted is not None for end in outcomes):
-        yield Run(SETTLE[dialect].note, (_json(outcomes),))
-    rows = yield Run(SETTLE[dialect].settle, (_json(outcomes),))
+        yield Run(SETTLE[dialect].note, (as_json(outcomes),))
+    rows = yield Run(SETTLE[dialect].settle, (as_json(outcomes),))
     return dict(rows)
 
 
@@ -231,27 +232,27 @@ def move(dialect: Dialect, moves: Iterable[Move]) -> Work[list[str]]:
         rows = yield Run(statements.moves[one.kind], params)
         changed += [row[0] for row in rows]
         if rows and one.names and one.kind in ("close", "resume"):
-            yield Run(statements.unpark, (_json(one.names),))
+            yield Run(statements.unpark, (as_json(one.names),))
     return changed
 
 
 def ensure_targets(dialect: Dialect, names: Sequence[str]) -> Work[None]:
     """Rows for targets with limits, which claims count in."""
-    yield Run(TARGETS[dialect].ensure, (_json(names),))
+    yield Run(TARGETS[dialect].ensure, (as_json(names),))
 
 
 def rescue(dialect: Dialect, served: Sequence[Served], live_tokens: Sequence[str]) -> Work[tuple[Rescued, ...]]:
     """Take back what workers left whose leases ran out, and enter it into the ledger."""
-    rows = yield Run(SETTLE[dialect].rescue, (_json(served), _json(live_tokens)))
+    rows = yield Run(SETTLE[dialect].rescue, (as_json(served), as_json(live_tokens)))
     if rows:
         names = ("id", "name", "key", "state", "worker", "attempt", "claimed_at", "error")
-        yield Run(SETTLE[dialect].note_lost, (_json([dict(zip(names, row, strict=True)) for row in rows]),))
+        yield Run(SETTLE[dialect].note_lost, (as_json([dict(zip(names, row, strict=True)) for row in rows]),))
     return tuple(Rescued(*row[:5]) for row in rows)
 
 
 def release(dialect: Dialect, tokens: Sequence[str]) -> Work[None]:
     """Give back what was claimed under `tokens`, if it was: nobody runs it."""
-    yield Run(SETTLE[dialect].release, (_json(tokens),))
+    yield Run(SETTLE[dialect].release, (as_json(tokens),))
 
 
 def claim(dialect: Dialect, turn: Turn) -> Work[tuple[Claim, ...]]:
@@ -259,7 +260,7 @@ def claim(dialect: Dialect, turn: Turn) -> Work[tuple[Claim, ...]]:
     if not turn.wants:
         return ()
     if dialect == "postgresql":
-        params = (_json(turn.wants), _json(turn.gates), turn.token, turn.lease_micros, turn.worker, turn.relaxed)
+        params = (as_json(turn.wants), as_json(turn.gates), turn.token, turn.lease_micros, turn.worker, turn.relaxed)
         rows = yield Run(CLAIM[dialect].claim, params)
         return tuple(_claim_of(row, turn.token) for row in sorted(rows))
     return (yield from _claim_on_sqlite(turn))
@@ -269,7 +270,7 @@ def _claim_on_sqlite(turn: Turn) -> Work[tuple[Claim, ...]]:
     statements = CLAIM["sqlite"]
     rooms: dict[str, tuple[bool, float | None, int | None]] = {}
     gates = {gate.target: gate for gate in turn.gates}
-    for target, probing, tokens, room in (yield Run(statements.room, (_json(turn.gates),))):
+    for target, probing, tokens, room in (yield Run(statements.room, (as_json(turn.gates),))):
         limited = gates[target].rate is not None or gates[target].concurrency is not None
         rooms[target] = (bool(probing), tokens if limited else None, room)
     found: list[tuple[int, int, Want]] = []
@@ -298,15 +299,15 @@ def _claim_on_sqlite(turn: Turn) -> Work[tuple[Claim, ...]]:
         if rooms[target][2] is not None
     ]
     if taken:
-        yield Run(statements.take_room, (_json(taken), turn.token))
+        yield Run(statements.take_room, (as_json(taken), turn.token))
     chosen = [{"id": id_, "target": target} for target, ids in picked.items() for id_ in ids]
-    claimed = yield Run(statements.claim, (_json(chosen), turn.token, turn.lease_micros, turn.worker))
+    claimed = yield Run(statements.claim, (as_json(chosen), turn.token, turn.lease_micros, turn.worker))
     return tuple(_claim_of((*row, rooms[row[-1]][0]), turn.token) for row in sorted(claimed))
 
 
 def beat(dialect: Dialect, leases: Iterable[Lease], lease_micros: int) -> Work[frozenset[int]]:
     """Renew leases; answers the ids that were still ours."""
-    rows = yield Run(SETTLE[dialect].beat, (_json(list(leases)), lease_micros))
+    rows = yield Run(SETTLE[dialect].beat, (as_json(list(leases)), lease_micros))
     return frozenset(row[0] for row in rows)
 
 
@@ -334,7 +335,3 @@ def _claim_of(row: tuple[Any, ...], token: str) -> Claim:
     )
     sent = max(0, now - first_sent_at)
     return Claim(effect, token, max(0, now - due_at), sent_micros=sent, target=target, probe=bool(probing))
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
