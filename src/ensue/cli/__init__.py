@@ -21,7 +21,7 @@ OK, FOUND, FAILED = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit status."""
     given = _parser().parse_args(arguments)
-    from ensue.cli.failures import shown
+    from ensue.cli.terminal import shown
     from ensue.errors import EnsueError
 
     try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ensue.cli import FOUND, OK
 from ensue.cli.locate import find_app
+from ensue.cli.terminal import print_changed, print_table, print_values
 from ensue.effects import ledger, operate
 from ensue.errors import UsageError
 from ensue.schema.written.names import suggestion
@@ -90,7 +91,7 @@ async def _targets(driver: Driver) -> int:
         )
         for item in await operate.target_states(driver)
     ]
-    _print_table((("TARGET", "STATE", "HELD UNTIL", "BREAKER", "OPEN UNTIL", "TOKENS"), *rows))
+    print_table((("TARGET", "STATE", "HELD UNTIL", "BREAKER", "OPEN UNTIL", "TOKENS"), *rows))
     return OK
 
 
@@ -113,7 +114,7 @@ async def _watch(driver: Driver, given: argparse.Namespace) -> int:
         ]
         if shown and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        _print_table((PROGRESS_COLUMNS, *rows))
+        print_table((PROGRESS_COLUMNS, *rows))
         sys.stdout.flush()
         shown += 1
     return OK
@@ -135,11 +136,11 @@ async def _list(driver: Driver, given: argparse.Namespace) -> int:
         )
         for item in found
     ]
-    _print_table((COLUMNS, *rows))
+    print_table((COLUMNS, *rows))
     if given.state is None and given.name is None:
         print()
         counts = await ledger.count_effects(driver)
-        _print_table(
+        print_table(
             (("NAME", "STATE", "COUNT", "OLDEST"), *((c.name, c.state, str(c.count), str(c.oldest)) for c in counts))
         )
     return OK
@@ -172,9 +173,7 @@ async def _show(driver: Driver, id_: int) -> int:
         "error": entry.error,
         "payload": found.payload,
     }
-    for name, value in values.items():
-        if value is not None:
-            print(f"{name + ':':<13}{value}")
+    print_values(values)
     for item in await operate.attempts_of(driver, id_):
         failed = "" if item.error is None else f", {item.error_class}: {item.error}"
         print(
@@ -184,15 +183,4 @@ async def _show(driver: Driver, id_: int) -> int:
 
 
 def _report(action: str, asked: Sequence[int], done: Sequence[int]) -> int:
-    left = sorted(set(asked) - set(done))
-    if done:
-        print(f"{action}: {', '.join(map(str, done))}")
-    if left:
-        print(f"left as they are, being delivered, done, or unknown: {', '.join(map(str, left))}")
-    return FOUND if left else OK
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return OK if print_changed(action, asked, done, left="being delivered, done, or unknown") else FOUND

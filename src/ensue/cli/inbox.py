@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ensue.cli import FOUND, OK
 from ensue.cli.locate import find_app
+from ensue.cli.terminal import print_changed, print_table, print_values
 from ensue.effects import inbox
 
 if TYPE_CHECKING:
@@ -56,12 +57,12 @@ async def _list(driver: Driver, given: argparse.Namespace) -> int:
         )
         for item in found
     ]
-    _print_table((COLUMNS, *rows))
+    print_table((COLUMNS, *rows))
     if given.state is None and given.endpoint is None:
         print()
         counts = await inbox.count_messages(driver)
         head = ("ENDPOINT", "STATE", "COUNT", "OLDEST")
-        _print_table((head, *((c.endpoint, c.state, str(c.count), str(c.oldest)) for c in counts)))
+        print_table((head, *((c.endpoint, c.state, str(c.count), str(c.oldest)) for c in counts)))
     return OK
 
 
@@ -78,9 +79,7 @@ async def _show(driver: Driver, id_: int, *, body: bool) -> int:
         "handled": entry.handled_at,
         "error": entry.error,
     }
-    for name, value in values.items():
-        if value is not None:
-            print(f"{name + ':':<13}{value}")
+    print_values(values)
     if not body:
         print(f"{'headers:':<13}{', '.join(found.headers) or 'none'}")
         print(f"{'body:':<13}{entry.size} bytes, sha256 {sha256(found.body).hexdigest()} (--body prints it)")
@@ -92,15 +91,4 @@ async def _show(driver: Driver, id_: int, *, body: bool) -> int:
 
 
 def _report(action: str, asked: Sequence[int], done: Sequence[int]) -> int:
-    left = sorted(set(asked) - set(done))
-    if done:
-        print(f"{action}: {', '.join(map(str, done))}")
-    if left:
-        print(f"left as they are, waiting already, settled, or unknown: {', '.join(map(str, left))}")
-    return FOUND if left else OK
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return OK if print_changed(action, asked, done, left="waiting already, settled, or unknown") else FOUND

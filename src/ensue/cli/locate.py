@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ensue.cli.failures import CommandError
+from ensue.cli.terminal import CommandError
 from ensue.schema.written.names import suggestion
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Template
 
 from ensue.cli import OK
-from ensue.cli.failures import CommandError
+from ensue.cli.terminal import CommandError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _FILES = {

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from ensue.app import App
 from ensue.cli import FAILED, OK
-from ensue.cli.failures import CommandError
 from ensue.cli.locate import find_served
 from ensue.cli.starting import Starting
+from ensue.cli.terminal import CommandError
 from ensue.server.logs import log_to
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from ensue.cli import OK
-from ensue.cli.failures import CommandError
 from ensue.cli.locate import find_app
 from ensue.cli.starting import Starting
+from ensue.cli.terminal import CommandError
 from ensue.server.logs import log_to
 
 if TYPE_CHECKING:
