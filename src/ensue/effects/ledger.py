@@ -166,7 +166,7 @@ async def return_effects(driver: Driver, effects: Sequence[Returned]) -> tuple[l
 def _return(dialect: Dialect, effects: Sequence[Returned]) -> Work[tuple[list[str], list[str]]]:
     if dialect == "sqlite":
         fields = ", ".join(f"value ->> '{name}' AS {name}" for name in Returned.__struct_fields__)
-        items = f"(SELECT {fields} FROM jsoneach(?1)) AS r"
+        items = f"(SELECT {fields} FROM json_each(?1)) AS r"
     else:
         items = "json_to_recordset($1::text::json) AS r(key text, enqueued_at bigint, error_class text, error text)"
     same = "e.key = r.key AND e.enqueued_at = r.enqueued_at"
