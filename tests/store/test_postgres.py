@@ -10,7 +10,7 @@ import pytest
 from ensue.errors import Conflict, DeclarationError, InvalidValue, Unavailable
 from ensue.store.driver import Driver
 from ensue.store.drivers import postgres, postgres_listen
-from ensue.store.retry import with_retry
+from ensue.store.retry import LOST_BEFORE_LINE, stand_in_line, with_retry
 from ensue.store.statement import Request, Run, Statement
 from ensue.store.url import open_driver, parse_database_url
 from tests.services import PostgresServer
@@ -121,7 +121,7 @@ async def test_deadlocks_are_conflicts_and_retried(postgres_url: str) -> None:
     results = await asyncio.gather(transfer(1, 2), transfer(2, 1), return_exceptions=True)
     assert sorted(type(result) for result in results if result is not None) == [Conflict]
     attempts = 0
-    await asyncio.gather(with_retry(lambda: transfer(1, 2)), with_retry(lambda: transfer(2, 1)))
+    await asyncio.gather(with_retry(lambda _: transfer(1, 2)), with_retry(lambda _: transfer(2, 1)))
     # Three, unless the one that retries gets into the way of the other again.
     assert attempts >= 3
     assert await driver.read(work(ALL)) == [(3,), (3,)]
@@ -134,7 +134,7 @@ async def test_changed_tables_do_not_break_cached_statements_for_long(postgres_u
     everything = Statement("t.everything", "SELECT * FROM t WHERE id = $1", rows=True)
     assert await driver.write(work(everything, (1,))) == [(1, 0)]
     await other.script([Statement("t.alter", "ALTER TABLE t ADD COLUMN m bigint")])
-    assert await with_retry(lambda: driver.write(work(everything, (1,)))) == [(1, 0, None)]
+    assert await with_retry(lambda _: driver.write(work(everything, (1,)))) == [(1, 0, None)]
     await driver.close()
     await other.close()
 
@@ -184,3 +184,23 @@ async def test_nothing_floods_the_log_while_the_server_is_down(
             postgres_server.start()
             await driver.close()
     assert [record for record in caplog.records if record.name.startswith("asyncpg")] == []
+
+
+async def test_those_that_lost_often_go_one_at_a_time(postgres_url: str) -> None:
+    driver = await opened(postgres_url)
+    inside, most = 0, 0
+
+    async def in_line(lost: int) -> None:
+        nonlocal inside, most
+        async with driver.transaction() as session:
+            await session.run(stand_in_line(driver.dialect, lost))
+            inside += 1
+            most = max(most, inside)
+            await session.run(work(Statement("t.wait", "SELECT pg_sleep(0.02)", rows=True)))
+            inside -= 1
+
+    await asyncio.gather(*(in_line(LOST_BEFORE_LINE) for _ in range(5)))
+    assert most == 1
+    await asyncio.gather(*(in_line(LOST_BEFORE_LINE - 1) for _ in range(5)))
+    assert most > 1
+    await driver.close()

@@ -41,7 +41,7 @@ from ensue.schema.model import InteractionModel, Model
 from ensue.schema.record import record_values
 from ensue.store.driver import Driver, Session
 from ensue.store.inbox_table import CLOSED, StoredMessage, message_state
-from ensue.store.retry import with_retry
+from ensue.store.retry import stand_in_line, with_retry
 from ensue.store.statement import Run, Work
 from ensue.telemetry import REPEATED, Activity, Switchboard
 
@@ -236,12 +236,13 @@ class Controller:
         # Here, in the caller's context: members of a group are begun in the context of another.
         trace = self.engine.telemetry.traceparent()
 
-        def begin() -> tuple[Transaction, Work[tuple[T, Commit]]]:
-            tx = self.engine.begin(now=now, capture=told is not None, prepared=kept, trace=trace)
+        def begin(lost: int = 0) -> tuple[Transaction, Work[tuple[T, Commit]]]:
+            tx = self.engine.begin(now=now, capture=told is not None, prepared=kept, trace=trace, lost=lost)
             return tx, _whole(tx, body, told)
 
-        async def attempt() -> T:
-            return await self._attempt(*begin(), asked, kind=None if kind is None else (kind, begin))
+        async def attempt(lost: int) -> T:
+            # What lost goes on alone: nobody is made to wait in line with it.
+            return await self._attempt(*begin(lost), asked, kind=None if kind is None or lost else (kind, begin))
 
         return await with_retry(attempt)
 
@@ -257,6 +258,8 @@ class Controller:
 
                 async def begin() -> None:
                     tx.session = await stack.enter_async_context(self.engine.driver.transaction())
+                    if tx.lost:
+                        await tx.session.run(stand_in_line(tx.plan.dialect, tx.lost))
 
                 tx.opener = begin
                 await _guard(tx, asked)
@@ -338,6 +341,8 @@ async def _allowed(interaction: Interaction, context: Context) -> None:
 
 def _whole(tx: Transaction, body: Body[T], told: Told[T] | None) -> Work[tuple[T, Commit]]:
     try:
+        if tx.lost and tx.session is None:
+            yield from stand_in_line(tx.plan.dialect, tx.lost)
         result = yield from body(tx)
         commit = yield from finish(tx)
     except BaseException:

@@ -24,7 +24,7 @@ from ensue.engine.writing.ids import IdBlocks
 from ensue.errors import Conflict, ConstraintViolated, Unavailable, UsageError
 from ensue.plan.plan import Plan
 from ensue.store.driver import Driver
-from ensue.store.retry import with_retry
+from ensue.store.retry import stand_in_line, with_retry
 from ensue.store.statement import Work
 from ensue.telemetry import Switchboard
 
@@ -54,6 +54,7 @@ class Engine:
         capture: bool = False,
         prepared: Prepared | None = None,
         trace: str | None = None,
+        lost: int = 0,
     ) -> Transaction:
         """The state of a transaction about to start."""
         return Transaction(
@@ -65,6 +66,7 @@ class Engine:
             prepared={} if prepared is None else prepared.values,
             allotted=set() if prepared is None else set(prepared.allotted),
             trace=trace,
+            lost=lost,
         )
 
     async def write(self, body: Body[T], *, prepared: Prepared | None = None) -> T:
@@ -74,8 +76,8 @@ class Engine:
             return await self.inside(tx, body)
         now, trace = self.clock.now(), self.telemetry.traceparent()
 
-        async def attempt() -> T:
-            return await self.once(body, self.begin(now=now, prepared=prepared, trace=trace))
+        async def attempt(lost: int) -> T:
+            return await self.once(body, self.begin(now=now, prepared=prepared, trace=trace, lost=lost))
 
         return await with_retry(attempt)
 
@@ -84,6 +86,8 @@ class Engine:
 
         def work() -> Work[tuple[T, Commit]]:
             try:
+                if tx.lost:
+                    yield from stand_in_line(self.plan.dialect, tx.lost)
                 result = yield from body(tx)
                 return result, (yield from finish(tx))
             except BaseException:
@@ -135,18 +139,23 @@ class Engine:
         return await session_of(tx).run(work())
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[None]:
-        """Group writes: one transaction, or a savepoint in the one that is open."""
+    async def transaction(self, *, lost: int = 0) -> AsyncGenerator[None]:
+        """Group writes: one transaction, or a savepoint in the one that is open.
+
+        `lost` is how many conflicts the caller's earlier attempts lost.
+        """
         tx = running()
         if tx is not None:
             async with self._savepoint(tx):
                 yield
             return
-        tx = self.begin(trace=self.telemetry.traceparent())
+        tx = self.begin(trace=self.telemetry.traceparent(), lost=lost)
         commit: Commit | None = None
         try:
             async with self.driver.transaction() as session:
                 tx.session = session
+                if lost:
+                    await session.run(stand_in_line(self.plan.dialect, lost))
                 token = current.set(tx)
                 try:
                     try:
@@ -193,9 +202,9 @@ class Engine:
             async with self.transaction():
                 return await work()
 
-        async def attempt() -> T:
+        async def attempt(lost: int) -> T:
             try:
-                async with self.transaction():
+                async with self.transaction(lost=lost):
                     return await work()
             except Unavailable as error:
                 if isinstance(error.__cause__, Conflict):

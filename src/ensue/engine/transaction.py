@@ -70,6 +70,7 @@ class Transaction:
     token: str = ""  # part of the keys of this transaction's effects
     cause: tuple[str, int] | None = None  # the event of its (first) dispatch, kept with its effects
     trace: str | None = None  # the trace that it belongs to, kept with its effects
+    lost: int = 0  # how many conflicts its earlier attempts lost
     session: Any = None
     writable: bool = True
     opener: Callable[[], Awaitable[None]] | None = None  # starts it, when it has not been yet

@@ -69,7 +69,7 @@ async def audit(
     if sample is not None and not 0 < sample <= 1:
         raise UsageError(f"audit(sample={sample!r}): expected a share above 0 and up to 1, such as 0.01.")
     if repair:
-        return await with_retry(lambda: engine.driver.write(_Audit(engine, sample, repair=True).work()))
+        return await with_retry(lambda _: engine.driver.write(_Audit(engine, sample, repair=True).work()))
     return await _read(engine.driver, _Audit(engine, sample).work())
 
 
