@@ -15,10 +15,10 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from weakref import WeakSet
 
+from ensue.background import Background
 from ensue.clock import Clock
 from ensue.engine.store import Store
 from ensue.errors import Rejected, Unavailable
@@ -86,8 +86,10 @@ class Presence:
         self.changed.set()
 
 
-class Sessions:
+class Sessions(Background):
     """The sessions of an app, as one process knows them; an async context manager, in which the patrol goes round."""
+
+    task_name = "ensue.accounts.patrol"
 
     def __init__(self, store: Store, clock: Clock, *, tokens: Tokens, lifetimes: Lifetimes, check: timedelta) -> None:
         self.clock = clock
@@ -101,18 +103,6 @@ class Sessions:
         self._touched: set[int] = set()
         self._commits = 0
         self._wake = asyncio.Event()
-        self._patrolling: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._patrolling = asyncio.create_task(self._patrol(), name="ensue accounts patrol")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._patrolling is not None
-        self._patrolling.cancel()
-        await asyncio.wait([self._patrolling])
 
     # --- Beginning, going on, ending ----------------------------------------------------------------------------------
 
@@ -279,7 +269,7 @@ class Sessions:
         while len(self._known) > REMEMBERED_MAX:
             del self._known[next(iter(self._known))]
 
-    async def _patrol(self) -> None:
+    async def _run(self) -> None:
         """Look after those who are connected: all of them often, and some at once after a commit of this process."""
         loop = asyncio.get_running_loop()
         all_at = loop.time() + self._check_seconds

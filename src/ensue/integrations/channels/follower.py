@@ -12,13 +12,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
+from ensue.background import Background
 from ensue.errors import Unavailable
 from ensue.integrations.channels.bus import Bus, Entry, Page, Stamp
 from ensue.integrations.channels.tracks import Track
-from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
@@ -31,12 +29,14 @@ Gap = Callable[[Mapping[str, Stamp]], Awaitable[None]]
 Ready = Callable[[Collection[str]], Awaitable[None]]
 
 
-class Follower:
+class Follower(Background):
     """An async context manager with a task that reads logs.
 
     Calls `deliver(topic, epoch, entries)`, `gap({topic: where it goes on})` for what is lost, and `ready(topics)` for
     topics that became ready later than with `follow`.
     """
+
+    task_name = "ensue.follower"
 
     def __init__(self, bus: Bus, *, deliver: Deliver, gap: Gap, ready: Ready, check_seconds: float) -> None:
         self._bus = bus
@@ -48,17 +48,6 @@ class Follower:
         self._due: dict[str, None] = {}
         self._check_due = False
         self._some = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="ensue.follower")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task is not None:
-            await end_task(self._task)
 
     def stamp(self, topic: str) -> Stamp | None:
         """Everything after this is delivered; None while the topic is not ready."""

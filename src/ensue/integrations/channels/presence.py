@@ -11,13 +11,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import msgspec
 
+from ensue.background import Background
 from ensue.errors import Unavailable
 from ensue.integrations.channels.bus import Attendance
-from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
@@ -57,11 +57,13 @@ class _Known:
         self.said: frozenset[int] = frozenset()
 
 
-class Presence:
+class Presence(Background):
     """An async context manager with a task that keeps the common list.
 
     `here(topic)` gives who is connected in this process; `tell(topic, joined, left)` is called for what changed.
     """
+
+    task_name = "ensue.presence"
 
     def __init__(self, bus: Attends, *, here: Callable[[str], frozenset[int]], tell: Tell, seconds: float) -> None:
         self._bus = bus
@@ -71,17 +73,11 @@ class Presence:
         self._known: dict[str, _Known] = {}
         self._noted: set[str] = set()
         self._some = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="ensue.presence")
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            await end_task(self._task)
+        await super().__aexit__(kind, error, trace)
         try:
             # A farewell spares others the wait; who does not get it finds out by itself.
             async with asyncio.timeout(FAREWELL_SECONDS_MAX):

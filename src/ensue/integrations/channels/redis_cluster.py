@@ -21,12 +21,12 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from ensue.background import Background
 from ensue.clock import Clock
 from ensue.integrations.channels.bus import Limits, Listener
 from ensue.integrations.channels.redis_bus import RedisCommands, place
 from ensue.integrations.channels.redis_link import FAILURES, SHARDED, Link, connection_options, pool_of
 from ensue.integrations.contract import Health
-from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
@@ -35,12 +35,13 @@ GATHER_SECONDS = 0.1
 _SEND = "redis.call(ARGV[1], KEYS[1], ARGV[2])"
 
 
-class ClusterBus(RedisCommands):
+class ClusterBus(Background, RedisCommands):
     """An async context manager, as `RedisBus`; the URL names any server of the cluster.
 
     It is up while it follows on every server that has slots.
     """
 
+    task_name = "ensue.redis_cluster"
     words = SHARDED
 
     def __init__(self, url: str, *, clock: Clock, limits: Limits, rng: random.Random | None = None) -> None:
@@ -58,18 +59,15 @@ class ClusterBus(RedisCommands):
         self._lost = Health(up=False, detail="not connected yet", since=clock.now())
         self._known = False
         self._look = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self._route_or_note()
-        self._task = asyncio.create_task(self._keep_routing(), name="ensue.redis_cluster")
-        return self
+        return await super().__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            await end_task(self._task)
+        await super().__aexit__(kind, error, trace)
         await asyncio.gather(*(link.close() for link in self._links.values()))
         # By themselves too: the client closes nothing before its first command, and looking at the cluster was none.
         await self._client.aclose()
@@ -111,7 +109,7 @@ class ClusterBus(RedisCommands):
 
     # --- Where everything is ------------------------------------------------------------------------------------------
 
-    async def _keep_routing(self) -> None:
+    async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):

@@ -20,9 +20,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
+from ensue.background import end_tasks
 from ensue.clock import Clock
 from ensue.integrations.contract import Health
-from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
@@ -111,8 +111,7 @@ class Link:
 
     async def close(self) -> None:
         """Disconnect for good."""
-        if self._task is not None:
-            await end_task(self._task)
+        await end_tasks(self._task)
         for event in self._live.values():
             event.set()
         await self._pool.aclose()

@@ -12,9 +12,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Self
 
-from ensue.integrations.running.ended import end_task
+from ensue.background import Background
 
 logger = logging.getLogger("ensue.integrations.redis_channels")
 
@@ -24,29 +23,25 @@ BATCH_MAX = 500
 Apply = Callable[[frozenset[int]], Awaitable[None]]
 
 
-class Refresher:
+class Refresher(Background):
     """An async context manager whose task calls `apply(users)` for those that were asked for.
 
     `request` waits for the batch and raises what it raised; `note` doesn't wait, and its users are tried until it
     works.
     """
 
+    task_name = "ensue.refresher"
+
     def __init__(self, apply: Apply) -> None:
         self._apply = apply
         self._noted: set[int] = set()
         self._asked: dict[int, list[asyncio.Future[None]]] = {}
         self._some = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="ensue.refresher")
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            await end_task(self._task)
+        await super().__aexit__(kind, error, trace)
         for future in [future for waiting in self._asked.values() for future in waiting]:
             future.cancel()
 

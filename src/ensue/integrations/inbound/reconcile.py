@@ -16,6 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from ensue.background import end_tasks
 from ensue.effects.inbox import LeasedMessage, close_leased, lease_due, release_leased, waiting
 from ensue.effects.retry import describe
 from ensue.engine.receive import Arrival
@@ -71,10 +72,8 @@ class Reconciler:
         self._stopping = True
         self._woken.set()
         if self._loop_task is not None:
-            _, late = await asyncio.wait([self._loop_task], timeout=grace_seconds)
-            for task in late:
-                task.cancel()
-                await asyncio.wait([task])
+            await asyncio.wait([self._loop_task], timeout=grace_seconds)
+            await end_tasks(self._loop_task)
 
     async def drain(self) -> int:
         """Handle everything that is due, and answer how many messages that was; for tests, and commands that end."""

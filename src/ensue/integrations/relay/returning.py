@@ -11,20 +11,19 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from ensue.background import end_tasks
 from ensue.clock import to_micros
 from ensue.effects.ledger import Returned, return_effects
 from ensue.errors import InternalError, Unavailable
 from ensue.integrations.relay.message import from_message
 from ensue.integrations.relay.nats_stream import connect_relay
-from ensue.schema.delivery import Nats
+from ensue.schema.delivery import LEASE_SECONDS, Nats
 from ensue.store.driver import Driver
 
 logger = logging.getLogger("ensue.relay")
 
-LEASE_SECONDS: Final = 30.0
 AT_ONCE: Final = 100
 EARLY_SECONDS: Final = 1.0
-CANCEL_AGAIN_SECONDS: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 30.0
 HEADER_CLASS, HEADER_TEXT = "Ensue-Error-Class", "Ensue-Error"
 
@@ -45,11 +44,7 @@ class Returning:
 
     async def stop(self) -> None:
         """What was not acknowledged comes again."""
-        while running := [task for task in self._tasks if not task.done()]:
-            # Again and again: a wait of the client that ends at the same moment swallows its cancellation.
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=CANCEL_AGAIN_SECONDS)
+        await end_tasks(*self._tasks)
 
     async def _watch(self, relay: Nats) -> None:
         pause = 1.0

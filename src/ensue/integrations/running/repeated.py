@@ -11,8 +11,8 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from ensue.background import end_tasks
 from ensue.errors import Unavailable
-from ensue.integrations.running.ended import end_task
 
 logger = logging.getLogger("ensue.integrations")
 
@@ -35,4 +35,4 @@ async def repeated(work: Callable[[], Awaitable[object]], *, seconds: float, nam
     try:
         yield
     finally:
-        await end_task(task)
+        await end_tasks(task)

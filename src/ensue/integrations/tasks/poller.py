@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import uuid4
 
+from ensue.background import Background, end_tasks
 from ensue.errors import Unavailable
 from ensue.integrations.tasks.desk import Desk
 from ensue.integrations.tasks.held import held_events
@@ -42,15 +43,16 @@ _SECOND: Final = 1_000_000
 Heard = TaskUpdate | BaseException | None
 
 
-class Poller:
+class Poller(Background):
     """Visits tasks while it is entered; `visit_due` does one round, for tests."""
+
+    task_name = "ensue.tasks.poller"
 
     def __init__(self, desk: Desk, *, running: bool) -> None:
         self._desk = desk
         self._running = running
         self._signal = asyncio.Event()
         self._visits: set[asyncio.Task[None]] = set()
-        self._loop_task: asyncio.Task[None] | None = None
         self._context = contextvars.copy_context()
         self._tokens: set[str] = set()
         self._held_until = float("-inf")
@@ -59,18 +61,15 @@ class Poller:
 
     async def __aenter__(self) -> Self:
         if self._running:
-            self._loop_task = asyncio.create_task(self._loop(), name=f"ensue.tasks.{self._desk.namespace}")
+            await super().__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop asking; what was claimed and not heard of goes back."""
-        ending = [task for task in (self._loop_task, *self._visits) if task is not None]
-        for task in ending:
-            task.cancel()
-        if ending:
-            await asyncio.wait(ending)
+        await super().__aexit__(kind, error, trace)
+        await end_tasks(*self._visits)
         await self._desk.recorder.close()
         for token in self._tokens:
             with suppress(Unavailable):
@@ -92,7 +91,7 @@ class Poller:
 
     # --- The loop -----------------------------------------------------------------------------------------------------
 
-    async def _loop(self) -> None:
+    async def _run(self) -> None:
         while True:
             self._signal.clear()
             pause = IDLE_SECONDS

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
+from ensue.background import Background, end_tasks
 from ensue.clock import Clock
 from ensue.errors import ConstraintViolated, EnsueError
 from ensue.integrations.workflows.records import WorkflowWatch
@@ -79,11 +80,13 @@ class Lease:
         return False
 
 
-class Watch:
+class Watch(Background):
     """An async context manager: while it is open, `look` is called every `seconds` by whoever holds the lease.
 
     `look(True)` is its first call by a new holder, and after `anew_seconds` again: then everything is to be looked at.
     """
+
+    task_name = "ensue.temporal.watch"
 
     def __init__(
         self,
@@ -100,19 +103,11 @@ class Watch:
         self._anew_seconds = anew_seconds
         self._clock = clock
         self._anew_at: float | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="ensue-temporal-watch")
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        await super().__aexit__(kind, error, trace)
         await self._lease.release()
 
     async def once(self) -> bool:
@@ -127,8 +122,7 @@ class Watch:
         try:
             await self._look(anew)
         finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
+            await end_tasks(keeping)
         if anew:
             self._anew_at = now + self._anew_seconds
         return True

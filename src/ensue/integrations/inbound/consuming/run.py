@@ -19,6 +19,7 @@ from typing import Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from ensue.background import end_tasks
 from ensue.clock import Clock, SystemClock
 from ensue.errors import Rejected, Unavailable, UsageError
 from ensue.integrations.contract import Health
@@ -82,10 +83,8 @@ class Consuming:
         self._halted.set()
         if self._task is None:
             return
-        _, late = await asyncio.wait([self._task], timeout=max(grace_seconds, FETCH_SECONDS + CLOSE_SECONDS))
-        for task in late:
-            task.cancel()
-            await asyncio.wait([task], timeout=CLOSE_SECONDS + 1)
+        await asyncio.wait([self._task], timeout=max(grace_seconds, FETCH_SECONDS + CLOSE_SECONDS))
+        await end_tasks(self._task, within_seconds=CLOSE_SECONDS + 1)
 
     async def _loop(self) -> None:
         while not self._halted.is_set():
