@@ -11,7 +11,9 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import datetime
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -30,6 +32,8 @@ ANSWER_HEADERS = "ensue.answer_headers"
 """The place in a request's scope where a call leaves headers for its answer."""
 _MARK = "__ensue_api__"
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
+# Bounds in msgspec.Meta can't be those of 64 bits (they would not fit themselves), so they are checked apart.
+_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,7 @@ class API:
         self.allow_anonymous = allow_anonymous
         self.origin = _origin(function)
         self.parameters, self.result = self._read_signature(names or {})
+        self._accepted = {item.name: _instants_with_zone(item.type) for item in self.parameters}
         self.payload = _payload_type(name, self.parameters)
         self.description = inspect.getdoc(function) or ""
 
@@ -137,11 +142,15 @@ class API:
             if parameter.name not in payload:
                 if parameter.required:
                     wrong[parameter.name] = f"is missing; expected {describe(parameter.type)}"
-                continue
-            try:
-                values[parameter.name] = msgspec.convert(payload[parameter.name], parameter.type, str_keys=True)
-            except msgspec.ValidationError as failure:
-                wrong[parameter.name] = str(failure)
+            elif _has_large_integer(payload[parameter.name]):
+                wrong[parameter.name] = "is out of range; integers have 64 bits"
+            else:
+                try:
+                    values[parameter.name] = msgspec.convert(
+                        payload[parameter.name], self._accepted[parameter.name], str_keys=True
+                    )
+                except msgspec.ValidationError as failure:
+                    wrong[parameter.name] = str(failure)
         known = {parameter.name for parameter in self.parameters}
         for name in payload:
             if name not in known:
@@ -191,6 +200,29 @@ class API:
 
     def _refusal(self, text: str) -> DeclarationError:
         return DeclarationError(Problem(WRONG_API, f"The API call {self.name!r} {text}", self.origin))
+
+
+def _instants_with_zone(kind: Any) -> Any:
+    """`kind`, in which each `datetime` must say its zone: without one it is no instant, and nothing here takes it."""
+    if kind is datetime:
+        return Annotated[datetime, msgspec.Meta(tz=True)]
+    arguments = get_args(kind)
+    if not arguments or get_origin(kind) is Annotated:
+        return kind
+    inner = tuple(_instants_with_zone(argument) for argument in arguments)
+    if inner == arguments:
+        return kind
+    if isinstance(kind, UnionType):
+        return Union[inner]  # noqa: UP007 - `|` takes no tuple
+    return kind.copy_with(inner) if hasattr(kind, "copy_with") else get_origin(kind)[inner]
+
+
+def _has_large_integer(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_large_integer, cast("dict[object, object]", value).values()))
+    if isinstance(value, list):
+        return any(map(_has_large_integer, cast("list[object]", value)))
+    return isinstance(value, int) and not _INTEGER_MIN <= value <= _INTEGER_MAX
 
 
 def _payload_type(name: str, parameters: tuple[Parameter, ...]) -> type[msgspec.Struct]:

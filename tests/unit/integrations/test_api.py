@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -88,6 +89,31 @@ async def test_every_wrong_field_is_named() -> None:
 async def test_nothing_is_coerced_that_json_tells_apart(task_id: object) -> None:
     with pytest.raises(InvalidValue, match="task_id"):
         await calls()["query_status"].call(Context(user="ann"), {"task_id": task_id})
+
+
+class Planner(Integration):
+    @api()
+    async def plan(
+        self, ctx: Context, at: datetime, until: datetime | None = None, days: dict[str, list[datetime]] | None = None
+    ) -> str:
+        return f"{at} {until} {days}"
+
+
+async def test_an_instant_must_say_its_zone() -> None:
+    plan = apis_of(Planner())[0]
+    good, naive = "2026-01-01T00:00:00Z", "2026-01-01T00:00:00"
+    assert await plan.call(Context(user="ann"), {"at": good, "until": good, "days": {"mon": [good]}})
+    assert plan.check({"at": good, "until": None})["until"] is None
+    with pytest.raises(InvalidValue) as caught:
+        plan.check({"at": naive, "until": naive, "days": {"mon": [good, naive]}})
+    assert set(caught.value.fields) == {"at", "until", "days"}
+    assert "timezone" in caught.value.fields["days"]
+
+
+@pytest.mark.parametrize("payload", [{"task_id": 2**63}, {"task_id": 1, "within": {"first": -(2**63) - 1}}])
+async def test_integers_have_64_bits(payload: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValue, match="integers have 64 bits"):
+        await calls()["query_status"].call(Context(user="ann"), payload)
 
 
 async def test_anonymous_callers_are_refused_unless_allowed() -> None:
