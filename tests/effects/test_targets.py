@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
+from random import Random
 from typing import Any
+
+import pytest
 
 from ensue.effects.breaker import CallWindow
 from ensue.effects.deliver import Polling
@@ -123,6 +127,45 @@ async def test_the_rate_of_a_target_holds_for_the_fleet(world: World) -> None:
         await world.running({NAME: handling}, seed=seed)
     await world.until_all("done", seconds=20)
     assert seen[-1] - seen[0] >= 12 / 20 * 0.9, "two at once, the others at the rate"
+
+
+@pytest.mark.parametrize(
+    ("rate", "most"),
+    [
+        (Rate(1, per_seconds=1), 1),
+        (Rate(2, per_seconds=1), 2),
+        (Rate(15, per_seconds=1), 15),
+        (Rate(100, per_seconds=60), 100),
+        (Rate(1000, per_seconds=1), 1000),
+        (Rate(100, per_seconds=1, burst=1), 100),
+        (Rate(100, per_seconds=1, burst=50), 149),
+    ],
+)
+def test_no_window_holds_more_calls_than_were_allowed(rate: Rate, most: int) -> None:
+    """The bucket as the statements keep it, asked at random instants in integers of microseconds."""
+    for seed in range(20):
+        rng, now, refilled, tokens, calls = Random(seed), 0, 0, rate.burst_count, list[int]()
+        while len(calls) < 4 * rate.count + 10:
+            # Busy and idle stretches.
+            now += rng.choice((1, 1_000, rng.randrange(round(rate.per_seconds * 2e6 / rate.count) + 1)))
+            tokens = min(rate.burst_count, tokens + (now - refilled) * rate.refill_per_second / 1e6)
+            refilled, taken = now, int(tokens)
+            calls += [now] * taken
+            tokens -= taken
+        window = round(rate.per_seconds * 1e6)
+        held = [bisect_left(calls, start + window) - n for n, start in enumerate(calls)]
+        assert max(held) <= most
+
+
+async def test_no_window_of_a_fleet_holds_more_calls_than_were_allowed(world: World) -> None:
+    handling = Handling(Recorder(), target=Target("crm", rate=Rate(20, per_seconds=0.5)))
+    await world.enqueue(world.effects(50))
+    for seed in (1, 2):
+        await world.running({NAME: handling}, seed=seed)
+    await world.until_all("done", seconds=20)
+    claimed = sorted(await world.rows("claimed_at"))
+    held = [bisect_left(claimed, start + 500_000) - claimed.index(start) for start in claimed]
+    assert max(held) <= 20
 
 
 async def test_a_higher_priority_overtakes_what_is_a_minute_older(world: World) -> None:

@@ -96,7 +96,7 @@ class RedisChannels(Integration):
         on={"create", "update"},
         of=[Message.text],
         where=lambda m: m.urgent,
-        delivery="after_commit",
+        delivery="durable",
         order_by=lambda m: m.sender.id,
     )
     async def alarm(self, effect: Effect[Message]) -> None:

@@ -90,7 +90,7 @@ def _gate(name: str, handling: Handling) -> Gate:
     return Gate(
         handling.target_name(name),
         (name,),
-        rate=None if rate is None else rate.count / rate.per_seconds / 1_000_000,
+        rate=None if rate is None else rate.refill_per_second / 1_000_000,
         burst=None if rate is None else rate.burst_count,
         concurrency=None if target is None else target.concurrency,
         probe=micros(handling.timeout_seconds + PROBE_MARGIN_SECONDS),

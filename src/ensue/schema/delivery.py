@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from ensue.errors import DeclarationError
 
@@ -17,6 +17,9 @@ Poison: TypeAlias = Literal["skip", "block", "park"]
 
 ErrorClass: TypeAlias = Literal["transient", "throttled", "unavailable", "rejected", "unknown", "bug", "lost"]
 """What kind of failure it was; decides what follows. `lost` is given by ensue when a worker did not come back."""
+
+LEASE_SECONDS: Final = 30.0
+"""How long after the death of a worker others take what it held, unless it was told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,15 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `count` calls in `per_seconds`, over all processes; up to `burst` of them at once.
+    """At most `count` calls within any `per_seconds`, over all processes.
 
-    Without `burst` a tenth of `count` may go at once, at least one.
+    Without `burst`, after a pause a tenth of `count` may go at once (at least one), and the others are spaced so that no
+    window holds more than `count`: 91 a second of 100. With `burst` so many may go at once and then `count` in each
+    `per_seconds`, so that a window which begins after a pause holds up to `count + burst - 1`; `burst=1` spaces all calls
+    evenly. A `count` that is not whole is an average over longer windows. A call with `batch=` is one call.
 
-    >>> Rate(100, per_seconds=1).burst_count
-    10
+    >>> Rate(100, per_seconds=1).burst_count, Rate(100, per_seconds=1).refill_per_second
+    (10.0, 91.0)
     """
 
     count: float
@@ -54,6 +60,13 @@ class Rate:
     def burst_count(self) -> float:
         """How many calls may go at once after a pause."""
         return self.burst if self.burst is not None else max(1.0, self.count / 10)
+
+    @property
+    def refill_per_second(self) -> float:
+        """How many calls a second go in the long run."""
+        # Within a window, its end excluded, fewer than the burst and what comes back meanwhile, and one, can go.
+        spare = 0.0 if self.burst is not None else self.burst_count - 1
+        return (self.count - spare) / self.per_seconds
 
 
 @dataclass(frozen=True, slots=True)

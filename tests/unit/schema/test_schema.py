@@ -383,14 +383,15 @@ def test_side_effects() -> None:
         content=publish,
         where=lambda r: r.target.name == "new",
         order_by=lambda r: r.source.id,
-        delivery="after_commit",
     )
-    model = freeze(Schema.collect(entities=[Item]), side_effects={"channels.publish": effect})
+    passing = SideEffect("hint", Item, on="create", content=publish, delivery="after_commit")
+    model = freeze(Schema.collect(entities=[Item]), side_effects={"channels.publish": effect, "channels.hint": passing})
     found = model.effects["channels.publish"]
     assert (found.name, found.record, found.on) == ("channels.publish", "Item_tags", frozenset({"create", "delete"}))
     assert isinstance(found.order_by, Column)
     assert (found.order_by.path, found.order_by.field) == ((), "source")
-    assert not found.durable
+    assert found.durable
+    assert not model.effects["channels.hint"].durable
     assert found.options["timeout_seconds"] == 30.0
 
 

@@ -123,7 +123,8 @@ def _sqlite() -> ClaimStatements:
         take_room=read(
             "take_room",
             "UPDATE ensue_effect_target AS t SET version = t.version + 1, tokens = s.tokens, "
-            f" refilled_at = {now}, breaker_state = CASE WHEN s.probe IS NULL THEN t.breaker_state ELSE 'half_open' END,"
+            f" refilled_at = max(t.refilled_at, {now}),"
+            " breaker_state = CASE WHEN s.probe IS NULL THEN t.breaker_state ELSE 'half_open' END,"
             " probe_token = CASE WHEN s.probe IS NULL THEN t.probe_token ELSE ?2 END,"
             f" probe_until = CASE WHEN s.probe IS NULL THEN t.probe_until ELSE {now} + s.probe END"
             " FROM (SELECT value ->> 'target' AS target, value ->> 'tokens' AS tokens, value ->> 'probe' AS probe"
@@ -209,7 +210,9 @@ def _claim_on_postgresql(now: str) -> str:
         " FROM (SELECT * FROM plain UNION ALL SELECT * FROM keyed) c) c JOIN room r ON r.target = c.target"
         " WHERE (r.room IS NULL OR c.nth <= r.room) AND c.nth_of_name <= c.free),"
         " taken AS (UPDATE ensue_effect_target t SET version = t.version + 1, tokens = r.tokens - p.count,"
-        f" refilled_at = {now}, breaker_state = CASE WHEN r.probing THEN 'half_open' ELSE t.breaker_state END,"
+        # A claim that began before another may lock the row after it; what came back since then is counted once.
+        f" refilled_at = greatest(t.refilled_at, {now}),"
+        " breaker_state = CASE WHEN r.probing THEN 'half_open' ELSE t.breaker_state END,"
         " probe_token = CASE WHEN r.probing THEN $3::text ELSE t.probe_token END,"
         f" probe_until = CASE WHEN r.probing THEN {now} + r.probe ELSE t.probe_until END"
         " FROM room r JOIN (SELECT target, count(*) AS count FROM picked GROUP BY target) p ON p.target = r.target"

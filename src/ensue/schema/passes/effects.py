@@ -120,8 +120,7 @@ def _check_limits(options: EffectOptions) -> None:
 def _check(options: EffectOptions) -> None:
     """Refuse values that mean nothing, and combinations of which one half would be ignored."""
     _check_limits(options)
-    if options.delivery not in ("durable", "after_commit"):
-        raise DeclarationError(f"delivery={options.delivery!r}: expected 'durable' or 'after_commit'.")
+    _check_after_commit(options)
     if options.poison not in ("skip", "block", "park"):
         raise DeclarationError(f"poison={options.poison!r}: expected 'skip', 'block' or 'park'.")
     if options.order_by is None and (options.coalesce or options.poison != "skip"):
@@ -141,13 +140,34 @@ def _check(options: EffectOptions) -> None:
         wrapped = getattr(options.verify, "func", None)
         if not inspect.iscoroutinefunction(wrapped):
             raise DeclarationError("verify= is not async; expected `async def verify(effect)`.")
-    if options.delivery == "after_commit":
-        ignored = ("target", "delay", "verify", "key_ttl", "batch")
-        unused = [name for name in ignored if getattr(options, name) is not None]
-        if unused:
-            raise DeclarationError(
-                f"{unused[0]}= needs delivery='durable': an after-commit effect is called once, at once, and not kept."
-            )
+
+
+DURABLE_ONLY = (
+    "order_by",
+    "coalesce",
+    "poison",
+    "retry",
+    "priority",
+    "batch",
+    "delay",
+    "target",
+    "verify",
+    "key_ttl",
+)
+"""The options that are kept with an effect in its table, or rest on its being there; `relay` excludes itself."""
+
+
+def _check_after_commit(options: EffectOptions) -> None:
+    """Refuse what only effects in the table have."""
+    if options.delivery not in ("durable", "after_commit"):
+        raise DeclarationError(f"delivery={options.delivery!r}: expected 'durable' or 'after_commit'.")
+    without = EffectOptions()
+    given = [name for name in DURABLE_ONLY if getattr(options, name) != getattr(without, name)]
+    if options.delivery == "after_commit" and given:
+        raise DeclarationError(
+            f"{', '.join(f'{name}=' for name in given)} needs delivery='durable': an after-commit effect is called once, at"
+            " once, and not kept. Leave delivery= out, or the other."
+        )
 
 
 def _check_relay(options: EffectOptions) -> None:
