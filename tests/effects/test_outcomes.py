@@ -7,13 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from ensue.effects.observe import DeliveryEvent
 from ensue.effects.operate import replay_effects
 from ensue.effects.target import EffectRow, Handling
 from ensue.errors import Rejected, UnknownOutcome
 from ensue.schema.delivery import Receipt, Retry
-from ensue.store.effect_table import NEVER, supersede_params, supersede_statement
+from ensue.store.effect_table import NEVER, supersede_params, supersede_statements
 from ensue.store.statement import Run, Work
 from tests.effects.world import NAME, QUICK, Recorder, World
 
@@ -144,13 +145,37 @@ async def test_a_blocking_head_is_tried_on(world: World) -> None:
     assert seen.numbers == [1, 1, 1, 2]
 
 
+def supersede(world: World, newest: int) -> Work[None]:
+    for statement in supersede_statements(world.driver.dialect):
+        yield Run(statement, supersede_params({f"{NAME}|a": newest}))
+
+
+async def test_the_newest_of_a_coalescing_key_is_due_when_the_first_was(world: World) -> None:
+    due: list[int] = []
+    for number in range(1, 5):
+        [effect] = world.effects(1, order="a")
+        # Each is to wait longer from its own change on, but the last, which wants to be earlier.
+        await world.enqueue([structs.replace(effect, delay=3_600_000_000 * number if number < 4 else 60_000_000)])
+        await world.driver.write(supersede(world, number))
+        [(at, counted)] = (await world.rows("available_at, due_at"))[number - 1 :]
+        assert abs(at - counted) < 1000
+        due.append(at)
+    assert due[0] == due[1] == due[2]
+    assert due[3] < due[0]
+    assert await world.rows() == ["cancelled"] * 3 + ["pending"]
+
+
+async def test_the_newest_of_a_coalescing_key_keeps_the_place_in_line(world: World) -> None:
+    await world.enqueue(world.effects(1, order="a"))
+    await world.set("available_at = 5")
+    await world.enqueue(world.effects(1, order="a"))
+    await world.driver.write(supersede(world, 2))
+    assert await world.rows("state, available_at, due_at") == [("cancelled", 5, None), ("pending", 5, None)]
+
+
 async def test_of_a_coalescing_key_only_the_newest_goes(world: World) -> None:
     await world.enqueue(world.effects(3, order="a"))
-
-    def supersede() -> Work[None]:
-        yield Run(supersede_statement(world.driver.dialect), supersede_params({f"{NAME}|a": 3}))
-
-    await world.driver.write(supersede())
+    await world.driver.write(supersede(world, 3))
     seen = Recorder()
     await (await world.worker({NAME: Handling(seen, ordered=True, coalesce=True)})).drain()
     assert seen.numbers == [3]

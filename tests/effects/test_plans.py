@@ -11,6 +11,7 @@ import pytest
 from ensue.effects.outbox import Gate, Want, first_after, micros, outcome
 from ensue.effects.sql.claim import CLAIM
 from ensue.effects.sql.settle import SETTLE
+from ensue.store.effect_table import supersede_params, supersede_statements
 from ensue.store.statement import Statement
 from tests.effects.world import NAME, World, query
 
@@ -67,6 +68,8 @@ async def test_no_statement_reads_the_whole_table(world: World) -> None:
     ends = json([outcome(one, "retry", error=("transient", "x"), parks=True, yields=True) for one in claims])
     plans += [await plan(world, settling.settle, ends), await plan(world, settling.note, ends)]
     plans.append(await plan(world, settling.beat, json([one.lease for one in claims]), micros(30)))
+    superseding = supersede_statements(world.driver.dialect)
+    plans += [await plan(world, statement, *supersede_params({f"{NAME}|a": 3})) for statement in superseding]
     for text in plans:
         assert not re.search(r"Seq Scan on ensue_effect( |$)|SCAN (e|h|n|ensue_effect)( |$)(?!USING)", text, re.M), text
 

@@ -97,6 +97,29 @@ async def test_from_declaration_to_call() -> None:
         assert [item for item in out.sent if item[0] == "remind"] == [("remind", "b"), ("remind", "c")]
 
 
+async def test_a_steady_stream_of_changes_does_not_put_off_the_newest_for_ever() -> None:
+    calm = timedelta(seconds=60)
+
+    class Index(Integration):
+        async def setup(self, controller: object) -> None:
+            self.seen: list[str] = []
+
+        @side_effect(Line, on="update", order_by=lambda line: line.id, coalesce=True, delay=calm)
+        async def index(self, effect: Effect[Line]) -> None:
+            self.seen.append(effect.record.text)
+
+    app = App(entities=[Line], interactions=[Say], integrations={"out": Index()}, database="sqlite:///:memory:")
+    async with AppHarness(app) as harness:
+        await harness.controller.dispatch(Say(text="a"), user=None)
+        [line] = await harness.store.find(Line)
+        for second in range(0, 300, 25):
+            await harness.store.update(Line, line.id, text=f"at {second}")
+            harness.clock.advance(seconds=25)
+            await harness.drain()
+        # Changed at 0, 25, 50, …: each is due 60 s after the first that was not told of yet.
+        assert harness.integration("out").seen == ["at 50", "at 125", "at 200", "at 275"]
+
+
 async def test_a_lost_answer_is_asked_about() -> None:
     app = App(entities=[Line], interactions=[Say], integrations={"out": Sender()}, database="sqlite:///:memory:")
     async with AppHarness(app) as harness:

@@ -87,22 +87,45 @@ _ENQUEUE: Final[Mapping[Dialect, Statement]] = {
 
 # Not `unknown` ones: whether they arrived must be found out first.
 _SUPERSEDED: Final = (
-    f"state IN {in_list((*WAITING, 'parked'))} AND order_key IS NOT NULL AND state NOT IN {in_list(SETTLED)}"
+    f"e.state IN {in_list((*WAITING, 'parked'))} AND e.order_key IS NOT NULL AND e.state NOT IN {in_list(SETTLED)}"
 )
 
-_SUPERSEDE: Final[Mapping[Dialect, Statement]] = {
-    "sqlite": Statement(
-        "effect.supersede",
-        f"UPDATE ensue_effect AS e SET state = 'cancelled', error_class = '{SUPERSEDED}', settled_at = {STATEMENT_NOW['sqlite']}"
-        " FROM (SELECT key, value FROM json_each(?1)) AS k"
-        f" WHERE e.order_key = k.key AND e.position < k.value AND {_SUPERSEDED}",
+# The newest takes the place in line of those it supersedes: with its own delay each time, a steady stream would end in no call.
+_INHERITED: Final = (
+    "available_at = o.at, due_at = CASE WHEN e.due_at IS NOT NULL THEN {greatest}(o.at, e.enqueued_at) END"
+)
+_INHERITS: Final = (
+    "e.order_key = o.order_key AND e.position = o.newest AND e.available_at > o.at"
+    f" AND e.order_key IS NOT NULL AND e.state NOT IN {in_list(SETTLED)}"
+)
+
+_SUPERSEDE: Final[Mapping[Dialect, tuple[Statement, ...]]] = {
+    "sqlite": (
+        Statement(
+            "effect.inherit",
+            f"UPDATE ensue_effect AS e SET {_INHERITED.format(greatest='max')} FROM (SELECT k.key AS order_key,"
+            " k.value AS newest, min(e.available_at) AS at FROM json_each(?1) k JOIN ensue_effect e"
+            f" ON e.order_key = k.key AND e.position < k.value AND {_SUPERSEDED} GROUP BY k.key, k.value) AS o"
+            f" WHERE {_INHERITS}",
+        ),
+        Statement(
+            "effect.supersede",
+            f"UPDATE ensue_effect AS e SET state = 'cancelled', error_class = '{SUPERSEDED}',"
+            f" settled_at = {STATEMENT_NOW['sqlite']} FROM (SELECT key, value FROM json_each(?1)) AS k"
+            f" WHERE e.order_key = k.key AND e.position < k.value AND {_SUPERSEDED}",
+        ),
     ),
-    "postgresql": Statement(
-        "effect.supersede",
-        "WITH older AS MATERIALIZED (SELECT e.id FROM json_each_text($1::text::json) k JOIN ensue_effect e"
-        f" ON e.order_key = k.key AND e.position < k.value::bigint AND {_SUPERSEDED} ORDER BY e.id FOR NO KEY UPDATE OF e)"
-        f" UPDATE ensue_effect e SET state = 'cancelled', error_class = '{SUPERSEDED}',"
-        f" settled_at = {STATEMENT_NOW['postgresql']} FROM older WHERE e.id = older.id AND {_SUPERSEDED}",
+    "postgresql": (
+        Statement(
+            "effect.supersede",
+            "WITH older AS MATERIALIZED (SELECT e.id, e.order_key, k.value::bigint AS newest, e.available_at"
+            " FROM json_each_text($1::text::json) k JOIN ensue_effect e"
+            f" ON e.order_key = k.key AND e.position < k.value::bigint AND {_SUPERSEDED} ORDER BY e.id FOR NO KEY UPDATE OF e),"
+            f" gone AS (UPDATE ensue_effect e SET state = 'cancelled', error_class = '{SUPERSEDED}',"
+            f" settled_at = {STATEMENT_NOW['postgresql']} FROM older WHERE e.id = older.id AND {_SUPERSEDED})"
+            f" UPDATE ensue_effect e SET {_INHERITED.format(greatest='greatest')} FROM (SELECT order_key, newest,"
+            f" min(available_at) AS at FROM older GROUP BY order_key, newest) o WHERE {_INHERITS}",
+        ),
     ),
 }
 
@@ -212,16 +235,17 @@ def allot_params(counts: Mapping[str, int]) -> tuple[str]:
     return (msgspec.json.encode(dict(sorted(counts.items()))).decode(),)
 
 
-def supersede_statement(dialect: Dialect) -> Statement:
-    """The end of the waiting effects of order keys that came before a position; its parameters come from `supersede_params`.
+def supersede_statements(dialect: Dialect) -> tuple[Statement, ...]:
+    """The end of the waiting effects of order keys that came before a position, which is due when the first of them was.
 
-    Run it after the insert: positions were allotted under a lock that is held to the commit.
+    All of them get the parameters that `supersede_params` gives. Run them after the insert: positions were allotted under a
+    lock that is held to the commit.
     """
     return _SUPERSEDE[dialect]
 
 
 def supersede_params(newest: Mapping[str, int]) -> tuple[str]:
-    """The parameters of `supersede_statement`: the position of the newest effect of each order key."""
+    """The parameters of `supersede_statements`: the position of the newest effect of each order key."""
     return (msgspec.json.encode(dict(sorted(newest.items()))).decode(),)
 
 

@@ -14,7 +14,7 @@ from ensue.store.effect_table import (
     enqueue_params,
     enqueue_statement,
     supersede_params,
-    supersede_statement,
+    supersede_statements,
 )
 from ensue.store.statement import Run, Work
 
@@ -39,4 +39,5 @@ def enqueue(tx: Transaction, effects: list[NewEffect]) -> Work[None]:
         if effect.order_key is not None and tx.plan.model.effects[effect.name].options.get("coalesce")
     }
     if newest:
-        yield Run(supersede_statement(tx.plan.dialect), supersede_params(newest))
+        for statement in supersede_statements(tx.plan.dialect):
+            yield Run(statement, supersede_params(newest))

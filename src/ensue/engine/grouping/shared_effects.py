@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ensue.store.driver import Dialect
-from ensue.store.effect_table import allot_params, allot_statement, enqueue_statement, supersede_statement
+from ensue.store.effect_table import allot_params, allot_statement, enqueue_statement, supersede_statements
 from ensue.store.statement import Row, Run, Shared, Statement
 
 
@@ -21,7 +21,7 @@ def shared_effects(dialect: Dialect) -> dict[Statement, Shared]:
     return {
         allot_statement(dialect): Shared("write", join=_join_counts, split=_split_positions),
         enqueue_statement(dialect): Shared("write", join=_join_lists),
-        supersede_statement(dialect): Shared("write"),
+        **dict.fromkeys(supersede_statements(dialect), Shared("write")),
     }
 
 
