@@ -177,7 +177,7 @@ class Controller:
         planned = await plan_arrivals(self.engine, self._interaction, arrivals)
         asked = [(interaction, Context(user=user, controller=self)) for interaction, user in planned.asked]
         with self._dispatching(asked) as activities:
-            taken = await self._in_transaction(asked, planned.work, prepared=planned.prepared)
+            taken = await self._in_transaction(asked, planned.work, prepared=planned.prepared, kind=planned.kind)
             for activity in activities if not any(taken) else ():
                 activity.end_as(REPEATED)
             return taken

@@ -1,8 +1,8 @@
 """Bring messages from outside in: each is claimed in the transaction that does what it means, so it happens once.
 
-Decides how interactions and records become work, in the order given. Leaves the transaction to the controller, and the
-claim to its caller: a row of the inbox, new or leased. Invariant: without the claim nothing is written, and with a
-failure no claim is kept.
+Decides how interactions and records become work, in the order given, and which messages may share a commit. Leaves the
+transaction to the controller, and the claim to its caller: a row of the inbox, new or leased. Invariant: without the
+claim nothing is written, and with a failure no claim is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ensue.engine.writing import writes
 from ensue.engine.writing.initials import prepare_initials
 from ensue.errors import UsageError
 from ensue.plan.plan import RecordPlan
-from ensue.schema.incoming import AsUser, Incoming, NewRecord, One, parts
+from ensue.schema.incoming import AsUser, Incoming, NewRecord, parts
 from ensue.schema.interaction import Interaction
 from ensue.schema.model import InteractionModel
 from ensue.schema.record import record_values
@@ -30,13 +30,17 @@ Claim = Callable[[Transaction], Work[bool]]
 Step = Callable[[Transaction], Work[Any]]
 FindInteraction = Callable[[object], InteractionModel]
 
+SHARED_PARTS_MAX = 8
+"""A message that means more is long work, for which others don't wait."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A message with what it means and how it is claimed."""
+    """A message with what it means and how it is claimed; `shared` if that can be done for several at once."""
 
     claim: Claim
     incoming: Incoming
+    shared: bool = False
 
 
 def arrival(message: StoredMessage, incoming: Incoming) -> Arrival:
@@ -46,16 +50,20 @@ def arrival(message: StoredMessage, incoming: Incoming) -> Arrival:
             f"A message from outside needs an endpoint and the sender's id of it, by which repeats are recognised; got "
             f"{message.endpoint!r} and {message.sender_id!r}."
         )
-    return Arrival(lambda tx: claim_message(tx.plan.dialect, message), incoming)
+    return Arrival(lambda tx: claim_message(tx.plan.dialect, message), incoming, shared=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What messages lead to, ready for a transaction: who is asked (`allow`), and the steps of each message."""
+    """What messages lead to, ready for a transaction: who is asked (`allow`), and the steps of each message.
+
+    Others of the same `kind` may be in the same transaction, each as if it was alone; None if it is not for others.
+    """
 
     asked: Sequence[tuple[Interaction, Any]]
     messages: Sequence[tuple[Claim, Sequence[Step]]]
     prepared: Prepared
+    kind: str | None
 
     def work(self, tx: Transaction) -> Work[list[bool]]:
         """Claim and do; for each message whether it was ours."""
@@ -73,6 +81,7 @@ async def plan_arrivals(engine: Engine, find: FindInteraction, arrivals: Sequenc
     prepared = Prepared()
     asked: list[tuple[Interaction, Any]] = []
     messages: list[tuple[Claim, list[Step]]] = []
+    names: set[str] = set()
     for item in arrivals:
         steps: list[Step] = []
         for part in parts(item.incoming):
@@ -80,11 +89,21 @@ async def plan_arrivals(engine: Engine, find: FindInteraction, arrivals: Sequenc
             if isinstance(interaction, Interaction):
                 user = part.user if isinstance(part, AsUser) else None
                 asked.append((interaction, user))
-                steps.append(_dispatched(engine, find(interaction), interaction, user))
+                model = find(interaction)
+                names.add(model.name)
+                steps.append(_dispatched(engine, model, interaction, user))
             else:
-                steps.append(await _created(engine, part, prepared))
+                plan, values = _record(engine, part)
+                names.add(plan.name)
+                steps.append(await _created(engine, plan, values, prepared=prepared))
         messages.append((item.claim, steps))
-    return Planned(asked, messages, prepared)
+    shares = len(arrivals) == 1 and arrivals[0].shared and len(messages[0][1]) <= SHARED_PARTS_MAX
+    return Planned(asked, messages, prepared, _kind(names) if shares else None)
+
+
+def _kind(names: set[str]) -> str:
+    """Messages that mean the same go the same way; one that means nothing is kept only."""
+    return f"message: {', '.join(sorted(names))}"
 
 
 def _dispatched(engine: Engine, model: InteractionModel, interaction: Interaction, user: Any) -> Step:
@@ -100,8 +119,7 @@ def _dispatched(engine: Engine, model: InteractionModel, interaction: Interactio
     return step
 
 
-async def _created(engine: Engine, part: One, prepared: Prepared) -> Step:
-    plan, values = _record(engine, part)
+async def _created(engine: Engine, plan: RecordPlan, values: Mapping[str, Any], *, prepared: Prepared) -> Step:
     if not plan.awaits_initial:
         return lambda tx: writes.create_records(tx, plan, [values])
     ready, drafts = await prepare_initials(engine, plan, [values])

@@ -5,7 +5,7 @@ Leaves what a message means to `ensue.engine`, and listing, replaying and forget
 message that is done can't be claimed again; whoever claims at the same time waits for the other's commit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Literal
@@ -14,7 +14,7 @@ import msgspec
 
 from ensue.store.driver import Dialect
 from ensue.store.effect_table import DEFAULT_NOW, in_list
-from ensue.store.statement import Run, Statement, Work
+from ensue.store.statement import Row, Run, Shared, Statement, Work
 
 InboxState = Literal["received", "done", "failed", "discarded"]
 STATES: Final[tuple[InboxState, ...]] = ("received", "done", "failed", "discarded")
@@ -50,12 +50,13 @@ _MARKS: Final[Mapping[Dialect, str]] = {
     "sqlite": "?1, ?2, ?3, ?4",
     "postgresql": "$1::text, $2::text, $3::bytea, $4::text",
 }
-_CLAIM: Final = (
+_CLAIMED: Final = (
     "INSERT INTO ensue_inbox AS i (endpoint, sender_id, body, headers, state, attempt, received_at, available_at,"
-    " handled_at) VALUES ({marks}, 'done', 1, {now}, {now}, {now}) ON CONFLICT (endpoint, sender_id) DO UPDATE SET state = 'done',"
+    " handled_at) {values} ON CONFLICT (endpoint, sender_id) DO UPDATE SET state = 'done',"
     " attempt = i.attempt + 1, handled_at = {now}, lease_token = NULL, lease_until = NULL"
-    f" WHERE i.state IN {in_list(OPEN)} RETURNING id"
+    f" WHERE i.state IN {in_list(OPEN)} RETURNING "
 )
+_CLAIM: Final = _CLAIMED.replace("{values}", "VALUES ({marks}, 'done', 1, {now}, {now}, {now})") + "id"
 # What waits to be handled, or was given up by an operator, is left alone: the sender's repeat changes nothing.
 _FAIL: Final = (
     "INSERT INTO ensue_inbox AS i (endpoint, sender_id, body, headers, state, attempt, received_at, available_at,"
@@ -71,20 +72,50 @@ _STORE: Final = (
 _STATE: Final = "SELECT state FROM ensue_inbox WHERE endpoint = {endpoint} AND sender_id = {sender_id}"
 
 
-def _both(name: str, template: str) -> dict[Dialect, Statement]:
+_CLAIM_MANY: Final = Statement(
+    "ensue_inbox.claim_many",
+    _CLAIMED.format(
+        values="SELECT g.e, g.s, g.b, g.h, 'done', 1, {now}, {now}, {now} FROM unnest($1::text[], $2::text[],"
+        " $3::bytea[], $4::text[]) AS g(e, s, b, h) ORDER BY g.e, g.s".replace("{now}", DEFAULT_NOW["postgresql"]),
+        now=DEFAULT_NOW["postgresql"],
+    )
+    + "i.endpoint, i.sender_id",
+    rows=True,
+)
+
+
+def _claimed(runs: Sequence[Run], rows: Sequence[Row]) -> Sequence[list[Row]]:
+    ours = set(rows)
+    return [[(True,)] if tuple(run.params[:2]) in ours else [] for run in runs]
+
+
+_CLAIM_SHARED: Final = Shared(
+    "write",
+    "ensue_inbox",
+    exclusive=True,
+    # A message is its member's until that is done: who comes with it again finds it done.
+    ids=lambda run: (tuple(run.params[:2]),),
+    many=_CLAIM_MANY,
+    join=lambda runs: list(zip(*[run.params for run in runs], strict=True)),
+    split=_claimed,
+)
+
+
+def _both(name: str, template: str, shared: Shared | None = None) -> dict[Dialect, Statement]:
     fifth: Mapping[Dialect, str] = {"sqlite": "?5", "postgresql": "$5::text"}
     found: dict[Dialect, Statement] = {}
     for dialect, marks in _MARKS.items():
         endpoint, sender_id, *_ = marks.split(", ")
         names = {"marks": marks, "now": DEFAULT_NOW[dialect], "error": fifth[dialect]}
         text = template.format(endpoint=endpoint, sender_id=sender_id, **names)
-        found[dialect] = Statement(f"ensue_inbox.{name}", text, rows=True)
+        found[dialect] = Statement(
+            f"ensue_inbox.{name}", text, rows=True, shared=shared if dialect == "postgresql" else None
+        )
     return found
 
 
-CLAIM, FAIL, STORE, STATE = (
-    _both(name, text) for name, text in (("claim", _CLAIM), ("fail", _FAIL), ("store", _STORE), ("state", _STATE))
-)
+CLAIM = _both("claim", _CLAIM, _CLAIM_SHARED)
+FAIL, STORE, STATE = (_both(name, text) for name, text in (("fail", _FAIL), ("store", _STORE), ("state", _STATE)))
 
 
 def claim_message(dialect: Dialect, message: StoredMessage) -> Work[bool]:
