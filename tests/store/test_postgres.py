@@ -1,6 +1,7 @@
 """What is particular to PostgreSQL: connections that break, servers that go, conflicts between transactions."""
 
 import asyncio
+import socket
 import sys
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -9,10 +10,11 @@ import pytest
 
 from ensue.errors import Conflict, DeclarationError, InvalidValue, Unavailable
 from ensue.store.driver import Driver
-from ensue.store.drivers import postgres, postgres_listen
+from ensue.store.drivers import postgres, postgres_connect, postgres_listen
 from ensue.store.retry import LOST_BEFORE_LINE, stand_in_line, with_retry
 from ensue.store.statement import Request, Run, Statement
 from ensue.store.url import open_driver, parse_database_url
+from ensue.testing import FaultProxy
 from tests.services import PostgresServer
 
 CREATE = Statement("t.create", "CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL)")
@@ -24,6 +26,8 @@ KILL = Statement(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> $1",
     rows=True,
 )
+WAIT_SECONDS = 10.0
+ALL_PIDS = Statement("pids", "SELECT pg_backend_pid(), pg_sleep(0.05)", rows=True)
 PID = Statement("pid", "SELECT pg_backend_pid()", rows=True)
 
 
@@ -203,4 +207,86 @@ async def test_those_that_lost_often_go_one_at_a_time(postgres_url: str) -> None
     assert most == 1
     await asyncio.gather(*(in_line(LOST_BEFORE_LINE - 1) for _ in range(5)))
     assert most > 1
+    await driver.close()
+
+
+async def test_a_cancelled_transaction_ends_while_the_server_says_nothing(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "ROLLBACK_SECONDS", 0.3)
+    async with FaultProxy(postgres_url) as proxy:
+        driver = await opened(proxy.url)
+        await driver.script([CREATE, ROWS])
+
+        async def in_savepoint() -> None:
+            async with driver.transaction() as session, session.savepoint():
+                proxy.black_hole()
+                async with session.savepoint():
+                    raise AssertionError("unreachable")
+
+        async def reading() -> None:
+            await driver.read(work(ALL))
+
+        async def writing() -> None:
+            await driver.write(work(ADD, (1,)))
+
+        for start in (writing, in_savepoint, reading):
+            proxy.heal()
+            await driver.read(work(ALL))
+            if start is not in_savepoint:
+                proxy.black_hole()
+            task = asyncio.create_task(start())
+            await asyncio.sleep(0.2)
+            task.cancel()
+            async with asyncio.timeout(WAIT_SECONDS):
+                await asyncio.wait([task])
+            assert task.cancelled(), (start, task)
+        async with asyncio.timeout(WAIT_SECONDS):
+            await driver.close()
+
+
+async def test_cutting_ends_all_waiting_for_a_silent_server(postgres_url: str) -> None:
+    async with FaultProxy(postgres_url) as proxy:
+        driver = await opened(f"{proxy.url}?pool=2")
+        await driver.script([CREATE, ROWS])
+        proxy.black_hole()
+        # Of two connections the first is at hand; another is being made, and the others wait for one of these.
+        waiting = [asyncio.create_task(driver.write(work(ADD, (1,)))) for _ in range(4)]
+        await asyncio.sleep(0.2)
+        assert not any(task.done() for task in waiting)
+        driver.cut()
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert {type(error) for error in await asyncio.gather(*waiting, return_exceptions=True)} == {Unavailable}
+            with pytest.raises(Unavailable):
+                await driver.read(work(ALL))
+            await driver.close()
+
+
+async def test_closing_does_not_wait_for_a_silent_server(postgres_url: str) -> None:
+    async with FaultProxy(postgres_url) as proxy:
+        driver = await opened(proxy.url)
+        await driver.watch(lambda _: None)
+        await asyncio.gather(*(driver.read(work(ALL_PIDS)) for _ in range(5)))
+        proxy.black_hole()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await driver.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux names these options so")
+async def test_the_system_is_asked_to_notice_that_a_server_is_gone(postgres_url: str) -> None:
+    driver = await opened(postgres_url)
+    await driver.watch(lambda _: None)
+    await driver.read(work(ALL_PIDS))
+    assert isinstance(driver, postgres.PostgresDriver)
+    found = [connection._transport.get_extra_info("socket") for connection in driver._idle]
+    assert found
+    for one in found:
+        assert one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, pause, count = (
+            one.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+            for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+        )
+        assert idle + pause * count == postgres_connect.SILENT_SECONDS_MAX
+        limit = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert limit == postgres_connect.SILENT_SECONDS_MAX * 1000
     await driver.close()

@@ -48,6 +48,13 @@ class Driver(Protocol):
         """Finish what runs and disconnect; idempotent."""
         ...
 
+    def cut(self) -> None:
+        """End what is under way, without the database, which may be silent: whoever waits for it gets `Unavailable`.
+
+        For the end of a process, on the event loop of `open`; what follows is `close`, which is quick then.
+        """
+        ...
+
     async def read(self, work: Work[T]) -> T:
         """Drive `work`, which only reads, outside of any transaction of the caller. It sees everything committed before."""
         ...

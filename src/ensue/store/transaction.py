@@ -9,12 +9,12 @@ import asyncio
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ensue.errors import Origin, UsageError
+from ensue.errors import Origin, Unavailable, UsageError
 from ensue.store.statement import Run, Statement, Work
 
 T = TypeVar("T")
@@ -102,6 +102,12 @@ class OwnedSession(ABC):
                 yield
                 self.check_owner("ends a savepoint of")
             except GeneratorExit:
+                raise
+            except asyncio.CancelledError:
+                # With the connection gone there is nothing to undo, and a cancellation must not become another error.
+                if not self.closed:
+                    with suppress(Unavailable):
+                        await self._drive(_statements(*undo), shielded=True)
                 raise
             except BaseException:
                 if not self.closed:

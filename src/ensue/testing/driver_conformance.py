@@ -514,6 +514,35 @@ async def closing_waits_for_what_runs(factory: Factory) -> None:
         assert await writing == "done"
 
 
+async def cutting_ends_what_waits(factory: Factory) -> None:
+    async with opened(factory) as (driver, tables):
+        held = asyncio.Event()
+
+        async def forever(_: Session) -> None:
+            held.set()
+            await asyncio.Event().wait()
+
+        def work() -> Generator[Request, Any, None]:
+            yield Run(tables.add, (1, 1))
+            yield Call(forever)
+
+        holding = asyncio.create_task(driver.write(work()))
+        await held.wait()
+        waiting = asyncio.create_task(driver.write(do((tables.add, (1, 1)))))
+        await asyncio.sleep(0.05)
+        driver.cut()
+        driver.cut()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await raises(Unavailable, waiting)
+            await raises(Unavailable, driver.read(do((tables.all, ()))))
+            await raises(Unavailable, driver.write(do((tables.add, (1, 1)))))
+            holding.cancel()
+            await asyncio.wait([holding])
+            await driver.close()
+        await driver.open()
+        await driver.script([Statement("y.drop", "DROP TABLE IF EXISTS y")])
+
+
 async def a_second_driver_sees_what_was_committed(factory: Factory) -> None:
     async with opened(factory) as (driver, tables):
         other = factory()
@@ -580,6 +609,7 @@ CASES: tuple[Case, ...] = (
     queued_work_can_be_cancelled,
     a_closed_driver_refuses_and_opens_again,
     closing_waits_for_what_runs,
+    cutting_ends_what_waits,
     opening_what_is_open_is_refused,
 )
 SHARED_CASES: tuple[Case, ...] = (a_second_driver_sees_what_was_committed, watching_hears_of_other_processes)

@@ -1,9 +1,9 @@
 """The PostgreSQL driver: asyncpg's pool, and generators driven with awaits.
 
 Decides connections and transactions (READ COMMITTED), and that a broken connection is thrown away rather than
-repaired. Rows are converted from asyncpg's records to tuples; jsonb comes and goes as text. Leaves errors to
-`postgres_errors.py` and notifications to `postgres_listen.py`. Invariant: a connection goes back to the pool outside
-of any transaction, or closed.
+repaired. Rows are converted from asyncpg's records to tuples; jsonb comes and goes as text. Leaves making connections to
+`postgres_connect.py`, errors to `postgres_errors.py` and notifications to `postgres_listen.py`. Invariants: a connection
+goes back to the pool outside of any transaction, or closed; what was cancelled ends, whether the server answers or not.
 """
 
 import asyncio
@@ -35,6 +35,7 @@ try:
     import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
     from ensue.store.drivers import postgres_errors
+    from ensue.store.drivers.postgres_connect import Connector
     from ensue.store.drivers.postgres_listen import Listener
 except ImportError as missing:
     raise DeclarationError(
@@ -45,8 +46,9 @@ T = TypeVar("T")
 
 VERSION_MIN = 15
 WAIT_SECONDS = 30.0
-CONNECT_SECONDS = 10.0
-STATEMENTS_CACHED = 1000
+CLOSE_SECONDS = 2.0
+ROLLBACK_SECONDS = 5.0
+"""How long a server may take to undo, which is nothing to it; to hang up has the same effect, only later."""
 IDLE_SECONDS = 30.0
 """How long connections are kept at hand; then they are the pool's, which closes those that nobody needs."""
 
@@ -80,6 +82,10 @@ class PostgresDriver:
         self._sweeping: asyncio.TimerHandle | None = None
         self._sweep_task: asyncio.Task[None] | None = None  # the loop itself holds tasks weakly
         self._listener: Listener | None = None
+        self._connector = Connector(url)
+        self._closing_pool: Any = None
+        self._returned = asyncio.Event()
+        self._is_cut = False
         self._holders: dict[Transaction, None] = {}
 
     @property
@@ -93,10 +99,11 @@ class PostgresDriver:
     async def open(self) -> None:
         if self._pool is not None:
             raise UsageError(f"The database {self._url} is open already; open each driver once.")
+        self._connector, self._is_cut = Connector(self._url), False
         create_pool = cast(Any, asyncpg.create_pool)  # pyright: ignore[reportUnknownMemberType]
         # No minimum: to keep one up, the pool would try by itself during an outage, with a traceback for every attempt.
         sizes = {"min_size": 0, "init_size": 1, "max_size": self._url.pool}
-        pool = create_pool(**sizes, reset=_leave_as_is, **self._connect_options())
+        pool = create_pool(**sizes, reset=_leave_as_is, connect=self._connector.connect, **self._connector.options)
         try:
             await pool
         except Exception as error:
@@ -120,11 +127,27 @@ class PostgresDriver:
             await listener.stop()
         if pool is None:
             return
-        await self._sweep()
+        self._closing_pool = pool
         try:
-            await asyncio.wait_for(pool.close(), self._wait_seconds)
+            # At once, as each may wait for a server that is silent.
+            await asyncio.gather(*map(self._give_back, self._swept()))
+            await asyncio.wait_for(self._all_returned(pool), self._wait_seconds)
+            await asyncio.wait_for(pool.close(), CLOSE_SECONDS)
         except TimeoutError:
             pool.terminate()
+        except BaseException:
+            pool.terminate()
+            raise
+        finally:
+            self._closing_pool = None
+
+    def cut(self) -> None:
+        self._is_cut = True
+        self._connector.cut()
+        for pool in (self._pool, self._closing_pool):
+            if pool is not None:
+                pool.terminate()
+        self._returned.set()
 
     async def read(self, work: Work[T]) -> T:
         connection = await self._acquire(work)
@@ -162,7 +185,7 @@ class PostgresDriver:
     async def watch(self, callback: Callable[[str], None]) -> None:
         if self._listener is not None:
             raise UsageError(f"The database {self._url} is watched already; one callback can tell many.")
-        listener = Listener(self._connect, callback)
+        listener = Listener(lambda: self._connector.connect(**self._connector.options), callback)
         try:
             await listener.start()
         except Exception as error:
@@ -193,26 +216,11 @@ class PostgresDriver:
     async def drive_in(self, session: "PostgresSession", work: Work[T], *, shielded: bool) -> T:
         """For sessions: run work in the open transaction."""
         driving = self._drive(session.connection, work, session.transaction)
-        return await (_settled(driving) if shielded else driving)
+        return await (_settled(driving, give_up=session.connection.terminate) if shielded else driving)
 
     def forget(self, session: "PostgresSession") -> None:
         """For sessions whose connection was cut."""
         self._holders.pop(session.transaction, None)
-
-    def _connect_options(self) -> dict[str, Any]:
-        return {
-            "dsn": self._url.dsn,
-            "timeout": CONNECT_SECONDS,
-            "statement_cache_size": STATEMENTS_CACHED,
-            "max_cached_statement_lifetime": 0,
-            "max_cacheable_statement_size": 0,
-            # What a server or an account is set to must not change the meaning of statements.
-            "server_settings": {"default_transaction_isolation": "read committed", "timezone": "UTC"},
-        }
-
-    async def _connect(self) -> Any:
-        connect = cast(Any, asyncpg.connect)  # pyright: ignore[reportUnknownMemberType]
-        return await connect(**self._connect_options())
 
     async def _check_version(self) -> None:
         connection = await self._acquire(None)
@@ -228,7 +236,7 @@ class PostgresDriver:
 
     async def _acquire(self, work: Work[Any] | None) -> Any:
         try:
-            if self._pool is None:
+            if self._pool is None or self._is_cut:
                 raise Unavailable(f"The database {self._url} is not open.")
             while self._idle:
                 connection = self._idle.pop()
@@ -269,18 +277,33 @@ class PostgresDriver:
 
     async def _sweep(self) -> None:
         """Give all that are at hand back to the pool."""
+        for connection in self._swept():
+            await self._give_back(connection)
+
+    def _swept(self) -> list[Any]:
+        """All that were at hand."""
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
         idle, self._idle = self._idle, []
-        for connection in idle:
-            await self._give_back(connection)
+        return idle
 
     async def _give_back(self, connection: Any) -> None:
         proxy = connection._proxy
         if proxy is not None:
-            # The holder's pool, as `close` has taken away ours while it waits for this.
-            await proxy._holder._pool.release(proxy)
+            try:
+                # What was cancelled may still be waiting for the server to say so.
+                async with asyncio.timeout(ROLLBACK_SECONDS):
+                    # The holder's pool, as `close` has taken away ours while it waits for this.
+                    await proxy._holder._pool.release(proxy)
+            except TimeoutError:
+                connection.terminate()
+        self._returned.set()
+
+    async def _all_returned(self, pool: Any) -> None:
+        while pool.get_size() > pool.get_idle_size():
+            self._returned.clear()
+            await self._returned.wait()
 
     async def _begin(self, work: Work[Any] | None) -> Any:
         """A connection with a transaction begun. Those that were lost while nobody used them are replaced unnoticed."""
@@ -317,8 +340,9 @@ class PostgresDriver:
             return
         # Whether one is open is not asked: while a statement is being cancelled, the answer may be out of date.
         try:
-            await self._execute(connection, ROLLBACK)
-        except EnsueError:
+            async with asyncio.timeout(ROLLBACK_SECONDS):
+                await self._execute(connection, ROLLBACK)
+        except (EnsueError, TimeoutError):
             connection.terminate()
 
     async def _execute(self, connection: Any, statement: Statement) -> None:
@@ -462,13 +486,18 @@ async def _leave_as_is(_connection: object) -> None:
     """Instead of asyncpg's reset between uses, a round trip: nothing here changes a connection's settings."""
 
 
-async def _settled(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await to the end, and raise a cancellation that came meanwhile only then."""
+async def _settled(coroutine: Coroutine[Any, Any, T], *, give_up: Callable[[], None] | None = None) -> T:
+    """Await to the end, and raise a cancellation that came meanwhile only then.
+
+    `give_up` is called to bring the end about if that takes too long after a cancellation.
+    """
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.wait([task])
+            _, late = await asyncio.wait([task], timeout=None if cancelled is None else ROLLBACK_SECONDS)
+            if late and give_up is not None:
+                give_up()
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from ensue.background import end_tasks
+
 CHANNEL = "ensue"
 PAUSE_FIRST_SECONDS = 0.1
 PAUSE_MAX_SECONDS = 10.0
@@ -36,16 +38,15 @@ class Listener:
         self._task = asyncio.create_task(self._run(connection, ended), name="ensue-listen")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        task, self._task = self._task, None
+        await end_tasks(task)
 
     async def _listen(self) -> tuple[Any, asyncio.Event]:
         connection, ended = await self._connect(), asyncio.Event()
         try:
             connection.add_termination_listener(partial(_end, ended))
-            await connection.add_listener(CHANNEL, self._heard)
+            async with asyncio.timeout(PROBE_WAIT_SECONDS):
+                await connection.add_listener(CHANNEL, self._heard)
         except BaseException:
             connection.terminate()
             raise

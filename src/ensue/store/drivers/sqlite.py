@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
+from ensue.background import end_tasks
 from ensue.errors import Origin, Unavailable, UsageError
 from ensue.store.driver import Dialect, Observer
 from ensue.store.drivers.sqlite_lane import Errand, Lane, Outbox
@@ -100,11 +101,14 @@ class SqliteDriver:
         if session is not None and session.transaction.task is asyncio.current_task():
             raise UsageError(f"The database {self._url} was closed inside of a transaction; end that first.")
         self._open = False
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
-            self._watching = None
+        watching, self._watching = self._watching, None
+        await end_tasks(watching)
         await self._stop()
+
+    def cut(self) -> None:
+        self._stopped = True
+        for lane in self._lanes:
+            lane.force()
 
     async def read(self, work: Work[T]) -> T:
         if self._reading is self._writing:

@@ -183,7 +183,7 @@ class Lane(threading.Thread):
         return self._opening
 
     def force(self) -> None:
-        """Roll back what is open and refuse what waits. Callable from any thread, once."""
+        """Roll back what is open and refuse what waits. Callable from any thread."""
         self._forced.set()
         self._inbox.put(None)
 
