@@ -26,7 +26,7 @@ from ensue.schema.computations.computed import Computed
 from ensue.schema.computations.custom import SKIP, Custom
 from ensue.schema.computations.machine import Mutation, State, StateMachine, Transition
 from ensue.schema.computations.transform import Transform
-from ensue.schema.delivery import Breaker, Nats, Rate, Receipt, Retry, Target
+from ensue.schema.delivery import Breaker, ErrorClass, Nats, Rate, Receipt, Retry, Target
 from ensue.schema.effect import Effect, SideEffect, side_effect
 from ensue.schema.entity import Entity, Globals, Keep, Relation
 from ensue.schema.event import DispatchResult, MutationEvent
@@ -143,6 +143,7 @@ __all__ = [
     "Effect",
     "EnsueError",
     "Entity",
+    "ErrorClass",
     "EveryOf",
     "Expr",
     "GitHubSignature",

@@ -24,6 +24,7 @@ from ensue.integrations.api import API
 from ensue.integrations.contract import Health, Integration, Surroundings
 from ensue.integrations.handles import Handles
 from ensue.integrations.running.lifecycle import IntegrationSet
+from ensue.schema.delivery import LEASE_SECONDS
 from ensue.schema.entity import Entity, Globals
 from ensue.schema.interaction import Interaction
 from ensue.schema.schema import Schema
@@ -48,7 +49,6 @@ logger = logging.getLogger("ensue")
 
 DATABASE = "sqlite:///app.db"
 GRACE_SECONDS = 15.0
-LEASE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

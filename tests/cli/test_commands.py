@@ -6,29 +6,63 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
+from ensue import __version__
 from ensue.cli import main
+from tests.server import shop
 from tests.server.shop import Comment, Post, User, make_app
 
 ROOT = Path(__file__).parents[2]
 
 
-def ensue(*arguments: str, database: str = "sqlite:///:memory:", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run `ensue` as its console script does."""
-    environment = {**os.environ, "SHOP_DATABASE": database, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "import sys; from ensue.cli import main; sys.exit(main())", *arguments]
+def ensue(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `ensue` in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ensue", *arguments]
     return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Shell(Protocol):
+    def __call__(self, *arguments: str) -> Said: ...
+
+
 @pytest.fixture
-def filled(sqlite_url: str) -> str:
-    """A database with a user, a post, and a comment whose effect waits."""
+def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Runs commands in this process, where modules in `tmp_path` are found."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def run(*arguments: str) -> Said:
+        try:
+            status = main(arguments)
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+        return Said(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def filled(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The shop has a database with a user, a post, and a comment whose effect waits."""
+    app = make_app(sqlite_url)
+    monkeypatch.setattr(shop, "app", app)
+    monkeypatch.setattr(shop, "served", app.asgi())
 
     async def fill() -> None:
-        app = make_app(sqlite_url)
         async with app.run(deliver=False) as run:
             store = run.controller.store
             user = await store.create(User(name="ann"))
@@ -51,6 +85,14 @@ def test_help_answers_at_once() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("run", "worker", "check", "explain", "integrations", "effects", "inbox", "migrate", "new"):
         assert f"\n    {name}" in done.stdout
+
+
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "ensue"], [Path(sys.executable).with_name("ensue")]])
+def test_both_ways_to_call_it(command: list[str | Path]) -> None:
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, f"ensue {__version__}\n")
+    wrong = subprocess.run([*command, "check", "shop"], capture_output=True, text=True, timeout=60, check=False)
+    assert (wrong.returncode, wrong.stderr.startswith("ensue: 'shop' names no app")) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -82,27 +124,27 @@ def test_an_error_of_the_module_itself_is_shown_whole(tmp_path: Path) -> None:
     assert "not_installed_anywhere" in done.stderr
 
 
-def test_wrong_declarations_are_one_message(tmp_path: Path) -> None:
+def test_wrong_declarations_are_one_message(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "wrong_shop.py").write_text(
         "from ensue import App, Entity, Property, Count, Many\n"
         "class Post(Entity):\n    when: Property[object]\n    what: Property[complex]\n"
         "app = App(entities=[Post], database='sqlite:///:memory:')\n"
     )
-    done = ensue("check", "wrong_shop:app", cwd=tmp_path)
+    done = shell("check", "wrong_shop:app")
     assert done.returncode == 2
     assert done.stderr.startswith("ensue: 2 problems")
     assert "wrong_shop.py:3" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_check_finds_and_repairs(filled: str) -> None:
-    assert ensue("check", "tests.server.shop:app", database=filled).returncode == 0
+def test_check_finds_and_repairs(filled: str, shell: Shell) -> None:
+    assert shell("check", "tests.server.shop:app").returncode == 0
     _spoil(filled)
-    found = ensue("check", "tests.server.shop:served", database=filled)
+    found = shell("check", "tests.server.shop:served")
     assert (found.returncode, "comment_count" in found.stdout) == (1, True), found
-    repaired = ensue("check", "tests.server.shop:app", "--repair", database=filled)
+    repaired = shell("check", "tests.server.shop:app", "--repair")
     assert (repaired.returncode, "repaired" in repaired.stdout) == (0, True)
-    assert ensue("check", "tests.server.shop:app", database=filled).returncode == 0
+    assert shell("check", "tests.server.shop:app").returncode == 0
 
 
 def _spoil(url: str) -> None:
@@ -114,44 +156,50 @@ def _spoil(url: str) -> None:
     connection.close()
 
 
-def test_effects(filled: str) -> None:
-    shown = ensue("effects", "list", "tests.server.shop:app", database=filled)
+@pytest.mark.usefixtures("filled")
+def test_effects(shell: Shell) -> None:
+    shown = shell("effects", "list", "tests.server.shop:app")
     assert shown.returncode == 0, shown.stderr
     header, row, *_, count = shown.stdout.splitlines()
     assert header.split() == ["ID", "STATE", "ATTEMPT", "NAME", "RECORD", "ENQUEUED", "ERROR"]
     assert row.split()[1:6] == ["pending", "0", "desk.mail", "Comment", "1"]
     assert count.split()[:3] == ["desk.mail", "pending", "1"]
     number = row.split()[0]
-    detail = ensue("effects", "show", "tests.server.shop:app", number, database=filled)
+    detail = shell("effects", "show", "tests.server.shop:app", number)
     assert "desk.mail:Comment:1:create" in detail.stdout
     assert '"text":"x"' in detail.stdout
-    assert ensue("effects", "show", "tests.server.shop:app", "99", database=filled).returncode == 2
-    done = ensue("effects", "discard", "tests.server.shop:app", number, "99", database=filled)
+    assert shell("effects", "show", "tests.server.shop:app", "99").returncode == 2
+    done = shell("effects", "discard", "tests.server.shop:app", number, "99")
     assert done.returncode == 1
     assert f"discard: {number}" in done.stdout
-    assert "unknown: 99" in done.stdout
-    done = ensue("effects", "list", "tests.server.shop:app", "--state", "cancelled", database=filled)
+    assert "no effect with this id: 99" in done.stdout
+    done = shell("effects", "list", "tests.server.shop:app", "--state", "cancelled")
     assert len(done.stdout.splitlines()) == 2
-    assert ensue("effects", "retry", "tests.server.shop:app", number, database=filled).returncode == 0
+    left = shell("effects", "discard", "tests.server.shop:app", number)
+    assert left.stdout.startswith(f"left as they are: {number} (cancelled); discard takes what is dead, pending, ")
+    assert shell("effects", "resolve", "tests.server.shop:app", number, "--done").returncode == 1
+    replayed = shell("effects", "replay", "tests.server.shop:app", number, "98", "--per-second", "2")
+    assert replayed.stdout == f"replay: {number}\nno effect with this id: 98\n"
+    assert shell("effects", "retry", "tests.server.shop:app", number).returncode == 0
+    assert shell("effects", "list", "tests.server.shop:app", "--name", "desk.mail").returncode == 0
 
 
-def test_migrate_adds(sqlite_url: str, tmp_path: Path) -> None:
+def test_migrate_adds(sqlite_url: str, shell: Shell, tmp_path: Path) -> None:
     text = "from ensue import App, Entity, Property\nclass Post(Entity):\n    title: Property[str]\n"
     end = f"app = App(entities=[Post], database={sqlite_url!r})\n"
-    module = tmp_path / "growing_shop.py"
-    module.write_text(text + end)
-    assert ensue("check", "growing_shop:app", cwd=tmp_path).returncode == 0
-    module.write_text(text + "    stars: Property[int] = Property(default=0)\n" + end)
-    refused = ensue("check", "growing_shop:app", cwd=tmp_path)
+    (tmp_path / "small_shop.py").write_text(text + end)
+    (tmp_path / "grown_shop.py").write_text(text + "    stars: Property[int] = Property(default=0)\n" + end)
+    assert shell("check", "small_shop:app").returncode == 0
+    refused = shell("check", "grown_shop:app")
     assert (refused.returncode, "ensue migrate" in refused.stderr) == (2, True)
-    dry = ensue("migrate", "growing_shop:app", "--additive", "--dry-run", cwd=tmp_path)
+    dry = shell("migrate", "grown_shop:app", "--additive", "--dry-run")
     assert "post.stars" in dry.stdout, dry
-    done = ensue("migrate", "growing_shop:app", "--additive", cwd=tmp_path)
+    done = shell("migrate", "grown_shop:app", "--additive")
     assert (done.returncode, "post.stars" in done.stdout) == (0, True), done
-    assert ensue("check", "growing_shop:app", cwd=tmp_path).returncode == 0
-    again = ensue("migrate", "growing_shop:app", "--additive", cwd=tmp_path)
+    assert shell("check", "grown_shop:app").returncode == 0
+    again = shell("migrate", "grown_shop:app", "--additive")
     assert "nothing to do" in again.stdout
-    assert ensue("migrate", "growing_shop:app", cwd=tmp_path).returncode == 2
+    assert shell("migrate", "grown_shop:app").returncode == 2
 
 
 @pytest.mark.parametrize(("name", "text"), [("Pots.title", "'Post'"), ("Post.comment_cuont", "'comment_count'")])
@@ -175,5 +223,7 @@ def test_a_port_that_is_taken_is_a_failure() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         done = ensue("run", "tests.server.shop:app", "--port", str(taken.getsockname()[1]))
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "address already in use" in done.stderr.lower()
+    assert "Choose another --host or --port." in done.stderr
+    assert "Traceback" not in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ensue
-from ensue.cli import _parser
+from ensue.cli.parsing.commands import make_parser
 from ensue.expression.semantics import SYMBOLS
 from ensue.schema.computations.aggregate import AggregateComputation, Extremum, Quantifier
 from ensue.store.effect_table import SETTLED, WAITING
@@ -89,9 +89,9 @@ def test_every_refusal_of_the_server_is_listed() -> None:
 
 def test_every_command_and_option_is_described() -> None:
     text = (REFERENCE / "cli.md").read_text()
-    options = {option for parser in parsers(_parser()) for option in option_names(parser)}
+    options = {option for parser in parsers(make_parser()) for option in option_names(parser)}
     assert set(re.findall(r"--[a-z][a-z-]+", text)) == options - {"--help"}
-    for parser in parsers(_parser()):
+    for parser in parsers(make_parser()):
         assert parser.prog in text
 
 

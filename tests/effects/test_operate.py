@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ensue.effects.ledger import discard_effects, show_effect
+from ensue.effects.ledger import discard_effects, effect_states, show_effect
 from ensue.effects.operate import (
     attempts_of,
     pause_target,
@@ -30,6 +30,7 @@ async def test_an_unknown_outcome_is_answered_by_an_operator(world: World) -> No
     await worker.drain()
     assert await world.rows() == ["done", "done", "cancelled"]
     assert seen.numbers == [1, 2, 3, 2]
+    assert await effect_states(world.driver, [*ids[1:], 99]) == {ids[1]: "done", ids[2]: "cancelled"}
     detail = await show_effect(world.driver, ids[0])
     assert (detail.note, detail.target) == ("seen in their list", NAME)
     assert [entry.outcome for entry in await attempts_of(world.driver, ids[1])] == ["doubt", "succeed"]

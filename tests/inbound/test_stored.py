@@ -20,6 +20,7 @@ from ensue.effects.inbox import (
     discard_messages,
     lease_due,
     list_messages,
+    message_states,
     prune_inbox,
     release_leased,
     replay_messages,
@@ -175,6 +176,7 @@ async def test_discarded_is_discarded_for_the_sender_too(database_url: str) -> N
         await take(run, "bank.paid", {"order": 1})
         (entry,) = await list_messages(run.driver, state="failed", endpoint="bank.paid")
         assert await discard_messages(run.driver, [entry.id]) == [entry.id]
+        assert await message_states(run.driver, [entry.id, 99]) == {entry.id: "discarded"}
         integration.fail = None
         assert await take(run, "bank.paid", {"order": 1}) == "known"
         integration.fail = LookupError()

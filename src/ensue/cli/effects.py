@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ensue.cli import FOUND, OK
-from ensue.cli.locate import find_app
-from ensue.cli.terminal import print_changed, print_table, print_values
+from ensue.cli.locate import find_app, require_known
+from ensue.cli.terminal import Change, print_change, print_table, print_values
 from ensue.effects import ledger, operate
+from ensue.effects.states import SETTLED, TRANSITIONS
 from ensue.errors import UsageError
 from ensue.schema.written.names import suggestion
 
@@ -37,7 +38,7 @@ async def _execute(given: argparse.Namespace) -> int:
     async with find_app(given.app).run(deliver=False, setup=False) as run:
         driver, action = run.driver, given.action
         if action == "list":
-            return await _list(driver, given)
+            return await _list(run, given)
         if action == "show":
             return await _show(driver, given.id)
         if action == "watch":
@@ -46,19 +47,23 @@ async def _execute(given: argparse.Namespace) -> int:
             return await _targets(driver)
         if action in ("pause", "resume"):
             return await _stop_or_go(run, given)
-        return _report(action, given.ids, await _change(driver, given))
+        return await _change(driver, given)
 
 
-async def _change(driver: Driver, given: argparse.Namespace) -> list[int]:
+async def _change(driver: Driver, given: argparse.Namespace) -> int:
+    takes: Sequence[str]
     match given.action:
         case "retry":
-            return await ledger.retry_effects(driver, given.ids)
+            done, takes = await ledger.retry_effects(driver, given.ids), TRANSITIONS["requeue"].sources
         case "discard":
-            return await ledger.discard_effects(driver, given.ids)
+            done, takes = await ledger.discard_effects(driver, given.ids), TRANSITIONS["discard"].sources
         case "replay":
-            return await operate.replay_effects(driver, given.ids, per_second=given.per_second)
+            done, takes = await operate.replay_effects(driver, given.ids, per_second=given.per_second), SETTLED
         case _:
-            return await operate.resolve_effects(driver, given.ids, arrived=given.done, note=given.note)
+            done = await operate.resolve_effects(driver, given.ids, arrived=given.done, note=given.note)
+            takes = TRANSITIONS["resolve" if given.done else "resend"].sources
+    states = await ledger.effect_states(driver, given.ids)
+    return OK if print_change(Change(given.action, "effect", given.ids, done, states, takes)) else FOUND
 
 
 async def _stop_or_go(run: AppRun, given: argparse.Namespace) -> int:
@@ -120,10 +125,14 @@ async def _watch(driver: Driver, given: argparse.Namespace) -> int:
     return OK
 
 
-async def _list(driver: Driver, given: argparse.Namespace) -> int:
+async def _list(run: AppRun, given: argparse.Namespace) -> int:
+    driver = run.driver
     found = await ledger.list_effects(
         driver, state=given.state, name=given.name, before_id=given.before, limit=given.limit
     )
+    if given.name is not None and not found:
+        kept = [item.name for item in await ledger.count_effects(driver)]
+        require_known("side effect", given.name, [*run.model.effects, *kept])
     rows = [
         (
             str(item.id),
@@ -180,7 +189,3 @@ async def _show(driver: Driver, id_: int) -> int:
             f"attempt {item.attempt}:   {item.ended_at.isoformat(timespec='seconds')} {item.outcome} by {item.worker}{failed}"
         )
     return OK
-
-
-def _report(action: str, asked: Sequence[int], done: Sequence[int]) -> int:
-    return OK if print_changed(action, asked, done, left="being delivered, done, or unknown") else FOUND

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from ensue.cli import FOUND, OK
-from ensue.cli.locate import find_app
-from ensue.cli.terminal import print_changed, print_table, print_values
+from ensue.cli.locate import find_app, require_known
+from ensue.cli.terminal import Change, print_change, print_table, print_values
 from ensue.effects import inbox
 
 if TYPE_CHECKING:
+    from ensue.app import AppRun
     from ensue.store.driver import Driver
 
 COLUMNS = ("ID", "STATE", "ATTEMPT", "ENDPOINT", "SENDER'S ID", "RECEIVED", "BYTES", "ERROR")
@@ -33,17 +33,20 @@ def execute(given: argparse.Namespace) -> int:
 async def _execute(given: argparse.Namespace) -> int:
     async with find_app(given.app).run(deliver=False, setup=False) as run:
         if given.action == "list":
-            return await _list(run.driver, given)
+            return await _list(run, given)
         if given.action == "show":
             return await _show(run.driver, given.id, body=given.body)
-        change = inbox.replay_messages if given.action == "replay" else inbox.discard_messages
-        return _report(given.action, given.ids, await change(run.driver, given.ids))
+        return await _change(run.driver, given)
 
 
-async def _list(driver: Driver, given: argparse.Namespace) -> int:
+async def _list(run: AppRun, given: argparse.Namespace) -> int:
+    driver, endpoints = run.driver, run.integrations.endpoints
     found = await inbox.list_messages(
         driver, state=given.state, endpoint=given.endpoint, before_id=given.before, limit=given.limit
     )
+    if given.endpoint is not None and not found:
+        kept = [item.endpoint for item in await inbox.count_messages(driver)]
+        require_known("webhook or consumer", given.endpoint, [*endpoints.webhooks, *endpoints.consumers, *kept])
     rows = [
         (
             str(item.id),
@@ -90,5 +93,10 @@ async def _show(driver: Driver, id_: int, *, body: bool) -> int:
     return OK
 
 
-def _report(action: str, asked: Sequence[int], done: Sequence[int]) -> int:
-    return OK if print_changed(action, asked, done, left="waiting already, settled, or unknown") else FOUND
+async def _change(driver: Driver, given: argparse.Namespace) -> int:
+    if given.action == "replay":
+        done, takes = await inbox.replay_messages(driver, given.ids), inbox.REPLAYED_FROM
+    else:
+        done, takes = await inbox.discard_messages(driver, given.ids), inbox.DISCARDED_FROM
+    states = await inbox.message_states(driver, given.ids)
+    return OK if print_change(Change(given.action, "message", given.ids, done, states, takes)) else FOUND

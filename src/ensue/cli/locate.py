@@ -1,13 +1,15 @@
 """From `module:app` to the app.
 
-Decides how a module is looked for, and what is said when there is no app. Invariant: an error inside the module is shown as Python
-shows it, as it is the author's; everything else is one message.
+Decides how a module is looked for, and what is said when there is no app, or no such part of it. Invariant: an error inside the
+module is shown as Python shows it, as it is the author's; everything else is one message.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -32,8 +34,11 @@ def find_served(where: str) -> App | Server:
     from ensue.app import App
 
     name, separator, attribute = where.partition(":")
-    if not (separator and name and attribute):
-        raise CommandError(f"{where!r} names no app; expected MODULE:APP, for example shop.main:app.")
+    dotted = [*name.split("."), *attribute.split(".")]
+    if not (separator and all(part.isidentifier() for part in dotted)):
+        path = re.fullmatch(r"(?:\./)*([\w./]+?)(?:\.py)?(?::(\w+))?", where)
+        meant = f" Did you mean {path[1].replace('/', '.')}:{path[2] or 'app'}?" if path and "/" in where else ""
+        raise CommandError(f"{where!r} names no app; expected MODULE:APP, for example shop.main:app.{meant}")
     module = _import(name, where)
     found: Any = module
     for part in attribute.split("."):
@@ -46,6 +51,13 @@ def find_served(where: str) -> App | Server:
         return found
     what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
     raise CommandError(f"{where} is {what}; expected an ensue App, or what its asgi(...) gives.")
+
+
+def require_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise `CommandError` unless `name` is among the `known` names of such parts of the app."""
+    names = set(known)
+    if name not in names:
+        raise CommandError(f"The app has no {what} {name!r}, and nothing is stored of one.{suggestion(name, names)}")
 
 
 def _is_served(found: object) -> TypeGuard[Server]:

@@ -11,6 +11,7 @@ import asyncio
 from ensue.cli import FOUND, OK
 from ensue.cli.locate import find_app
 from ensue.cli.offline import plan_of
+from ensue.cli.terminal import CommandError
 from ensue.migrate.additive import AdditivePlan, adopt, apply_additive, plan_additive
 
 
@@ -20,6 +21,8 @@ def execute(given: argparse.Namespace) -> int:
 
 
 async def _migrate(given: argparse.Namespace) -> int:
+    if given.adopt and given.dry_run:
+        raise CommandError("--dry-run was given with --adopt; expected --additive. Leave --dry-run out to take over.")
     plan, driver = await plan_of(find_app(given.app))
     await driver.open()
     try:

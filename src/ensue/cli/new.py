@@ -45,9 +45,14 @@ def write_integration(name: str, folder: Path) -> list[Path]:
         raise CommandError(
             f"There is {', '.join(taken)} already; nothing was written. Choose another name, or another folder with --into."
         )
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    try:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(
+            f"{error.filename} can't be written: {error.strerror}. Choose a folder that you may write to with --into."
+        ) from error
     return list(texts)
 
 

@@ -14,9 +14,9 @@ from ensue.app import App, AppRun, RunOptions
 from ensue.effects.target import Handling
 from ensue.errors import UsageError
 from ensue.integrations.relay.detached import DetachedController
-from ensue.integrations.relay.worker import LEASE_SECONDS, RelayWorker
+from ensue.integrations.relay.worker import RelayWorker
 from ensue.integrations.running.targets import relay_of, target_of
-from ensue.schema.delivery import Nats
+from ensue.schema.delivery import LEASE_SECONDS, Nats
 
 
 class RelayedRun(AppRun):

@@ -67,7 +67,12 @@ def execute(given: argparse.Namespace) -> int:
         """One that says where it listens; uvicorn's own lines are left out, as some of them quote clients' tokens."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
+            try:
+                await super().startup(sockets)
+            except SystemExit:
+                # uvicorn has logged why, and ends the process with a status of its own.
+                where = f"{self.config.host}:{self.config.port}"
+                raise CommandError(f"Nothing can be served at {where}. Choose another --host or --port.") from None
             for listening in (item for server in self.servers for item in server.sockets):
                 host, port = listening.getsockname()[:2]
                 logger.info("listening on http://%s:%d", host, port)

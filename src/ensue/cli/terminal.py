@@ -7,6 +7,7 @@ what a person reads says what happened and what to do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ensue.errors import DeclarationError, EnsueError, InternalError
 
@@ -39,11 +40,27 @@ def print_values(values: Mapping[str, object]) -> None:
             print(f"{name + ':':<13}{value}")
 
 
-def print_changed(action: str, asked: Sequence[int], done: Sequence[int], *, left: str) -> bool:
-    """Which of the ids the action was done to; `left` says why the others were not. Answers whether there are none."""
-    rest = sorted(set(asked) - set(done))
-    if done:
-        print(f"{action}: {', '.join(map(str, done))}")
-    if rest:
-        print(f"left as they are, {left}: {', '.join(map(str, rest))}")
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an action did to rows: `done` of those `asked` for; `states` says how the others are, `takes` which it is for."""
+
+    action: str
+    what: str
+    asked: Sequence[int]
+    done: Sequence[int]
+    states: Mapping[int, str]
+    takes: Sequence[str]
+
+
+def print_change(change: Change) -> bool:
+    """Which rows were changed, which were not and why, and which there are not. Answers whether all were changed."""
+    rest = sorted(set(change.asked) - set(change.done))
+    left = [f"{id_} ({change.states[id_]})" for id_ in rest if id_ in change.states]
+    missing = [str(id_) for id_ in rest if id_ not in change.states]
+    if change.done:
+        print(f"{change.action}: {', '.join(map(str, change.done))}")
+    if left:
+        print(f"left as they are: {', '.join(left)}; {change.action} takes what is {', '.join(change.takes)}")
+    if missing:
+        print(f"no {change.what} with this id: {', '.join(missing)}")
     return not rest

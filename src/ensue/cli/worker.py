@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ensue.cli import OK
 from ensue.cli.locate import find_app
+from ensue.cli.parsing.commands import METRICS_HOST
 from ensue.cli.starting import Starting
 from ensue.cli.terminal import CommandError
 from ensue.server.logs import log_to
@@ -29,6 +30,10 @@ logger = logging.getLogger("ensue.cli")
 
 def execute(given: argparse.Namespace) -> int:
     """Deliver until SIGINT or SIGTERM."""
+    if given.metrics_host is not None and given.metrics_port is None:
+        raise CommandError(
+            "--metrics-host was given without --metrics-port; expected both, such as --metrics-port 9100."
+        )
     app = find_app(given.app)
     log_to(sys.stderr, level=given.log_level)
     asyncio.run(_work(app, given))
@@ -63,14 +68,14 @@ async def _work(app: App, given: argparse.Namespace) -> None:
 async def _serve_metrics(run: AppRun, given: argparse.Namespace, stack: AsyncExitStack) -> None:
     from ensue.observation.scrape import VARIABLE, serve_metrics
 
-    token = os.environ.get(VARIABLE) or None
-    serving = serve_metrics(run.metrics, host=given.metrics_host, port=given.metrics_port, token=token)
+    token, host = os.environ.get(VARIABLE) or None, given.metrics_host or METRICS_HOST
+    serving = serve_metrics(run.metrics, host=host, port=given.metrics_port, token=token)
     try:
         port = await stack.enter_async_context(serving)
     except OSError as error:
-        where = f"{given.metrics_host}:{given.metrics_port}"
+        where = f"{host}:{given.metrics_port}"
         raise CommandError(f"Metrics can't be served at {where}: {error.strerror}. Choose another port.") from error
-    logger.info("metrics at http://%s:%d/metrics", given.metrics_host, port)
+    logger.info("metrics at http://%s:%d/metrics", host, port)
 
 
 def _run(app: App, given: argparse.Namespace) -> AppRun:

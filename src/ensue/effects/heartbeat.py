@@ -16,6 +16,7 @@ from typing import Any
 from ensue.clock import Clock
 from ensue.effects.outbox import Lease, beat, micros
 from ensue.errors import Unavailable, UsageError
+from ensue.schema.delivery import LEASE_SECONDS
 from ensue.store.driver import Driver
 
 _logger = logging.getLogger("ensue.effects")
@@ -28,7 +29,7 @@ STOP_SECONDS_MAX = 5.0
 class Rhythm:
     """A lease lasts `lease_seconds` and is renewed every `beat_seconds`; two beats in a row may fail before it ends."""
 
-    lease_seconds: float = 30.0
+    lease_seconds: float = LEASE_SECONDS
     beat_seconds: float = 8.0
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from ensue.clock import from_micros
-from ensue.effects.sql.lists import as_json, change_rows, each, first_number, rows_of
+from ensue.effects.sql.lists import as_json, change_rows, each, first_number, rows_of, states_of
 from ensue.errors import NotFound
 from ensue.store.driver import Dialect, Driver
 from ensue.store.effect_table import STATEMENT_NOW, in_list
@@ -24,8 +24,8 @@ LIST_LIMIT: Final = 100
 MESSAGES_KEPT: Final = timedelta(days=7)
 """Twice as long as senders try: a repeat within it is recognised."""
 
-_REPLAYED_FROM: Final[tuple[InboxState, ...]] = ("done", "failed", "discarded")
-_DISCARDED_FROM: Final[tuple[InboxState, ...]] = ("received", "failed")
+REPLAYED_FROM: Final[tuple[InboxState, ...]] = ("done", "failed", "discarded")
+DISCARDED_FROM: Final[tuple[InboxState, ...]] = ("received", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +196,11 @@ async def show_message(driver: Driver, id: int) -> InboxDetail:
     return InboxDetail(_entry(entry), bytes(body), msgspec.json.decode(headers))
 
 
+async def message_states(driver: Driver, ids: Sequence[int]) -> dict[int, str]:
+    """In which states messages are, by id; those that there are not are left out."""
+    return await states_of(driver, "ensue_inbox", ids)
+
+
 async def replay_messages(driver: Driver, ids: Sequence[int]) -> list[int]:
     """Have messages handled again, from the start, by the processes of the app; answers which.
 
@@ -203,14 +208,14 @@ async def replay_messages(driver: Driver, ids: Sequence[int]) -> list[int]:
     """
     now = STATEMENT_NOW[driver.dialect]
     change = f"state = 'received', attempt = 0, available_at = {now}, handled_at = NULL, error = NULL"
-    return await _change(driver, "replay", change, states=_REPLAYED_FROM, ids=ids)
+    return await _change(driver, "replay", change, states=REPLAYED_FROM, ids=ids)
 
 
 async def discard_messages(driver: Driver, ids: Sequence[int]) -> list[int]:
     """Give messages up for good; a repeat from the sender changes nothing either. Answers which."""
     now = STATEMENT_NOW[driver.dialect]
     change = f"state = 'discarded', handled_at = {now}, lease_token = NULL, lease_until = NULL"
-    return await _change(driver, "discard", change, states=_DISCARDED_FROM, ids=ids)
+    return await _change(driver, "discard", change, states=DISCARDED_FROM, ids=ids)
 
 
 async def prune_inbox(driver: Driver, *, older_than: timedelta = MESSAGES_KEPT) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ensue.clock import from_micros
-from ensue.effects.sql.lists import as_json, change_rows, each, each_id, first_number, rows_of
+from ensue.effects.sql.lists import as_json, change_rows, each, each_id, first_number, rows_of, states_of
 from ensue.effects.states import sources_of, target_of
 from ensue.errors import NotFound
 from ensue.store.driver import Dialect, Driver
@@ -121,6 +121,11 @@ async def show_effect(driver: Driver, id: int) -> EffectDetail:
     more = list(rows[0][_ENTRY_LENGTH:])
     more[2], more[-1] = _instant(more[2]), _instant(more[-1])
     return EffectDetail(_entry(rows[0][:_ENTRY_LENGTH]), *more)
+
+
+async def effect_states(driver: Driver, ids: Sequence[int]) -> dict[int, str]:
+    """In which states effects are, by id; those that there are not are left out."""
+    return await states_of(driver, "ensue_effect", ids)
 
 
 async def retry_effects(driver: Driver, ids: Sequence[int]) -> list[int]:

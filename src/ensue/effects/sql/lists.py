@@ -39,6 +39,12 @@ def rows_of(statement: Statement, params: Sequence[Any] = ()) -> Work[list[tuple
     return (yield Run(statement, params))
 
 
+async def states_of(driver: Driver, table: str, ids: Sequence[int]) -> dict[int, str]:
+    """The states of the rows with those ids, for those that there are."""
+    text = f"SELECT id, state FROM {table} WHERE id IN ({each_id(driver.dialect)}) ORDER BY id"
+    return dict(await driver.read(rows_of(Statement(f"{table}.states", text, rows=True), (as_json(list(ids)),))))
+
+
 async def change_rows(
     driver: Driver, name: str, table: str, change: str, *, states: str, ids: Sequence[int], more: Sequence[Any] = ()
 ) -> list[int]:

@@ -23,12 +23,11 @@ from ensue.errors import InternalError, Unavailable
 from ensue.integrations.relay.message import from_message
 from ensue.integrations.relay.nats_stream import MESSAGE_ID, JetStream, connect_relay
 from ensue.integrations.running.targets import observed
-from ensue.schema.delivery import Nats, Receipt
+from ensue.schema.delivery import LEASE_SECONDS, Nats, Receipt
 from ensue.telemetry import Switchboard
 
 logger = logging.getLogger("ensue.relay")
 
-LEASE_SECONDS: Final = 30.0
 BEATS_PER_LEASE: Final = 4
 RECONNECT_SECONDS_MAX: Final = 10.0
 CANCEL_SECONDS_MAX: Final = 5.0

@@ -21,6 +21,7 @@ from ensue.integrations.tasks.schedule import Pace
 from ensue.integrations.tasks.task import AsyncTask
 from ensue.integrations.tasks.update import Submitted, TaskUpdate
 from ensue.integrations.tasks.visits import Terms
+from ensue.schema.delivery import LEASE_SECONDS
 from ensue.store.driver import Driver
 from ensue.telemetry import Switchboard
 
@@ -49,7 +50,7 @@ class Limits:
     submit_timeout_seconds: float = 20.0
     poll_timeout_seconds: float = 10.0
     polls_at_once: int = 16
-    lease_seconds: float = 30.0
+    lease_seconds: float = LEASE_SECONDS
     deadline: timedelta = timedelta(minutes=30)
     resend: timedelta | None = None
     fail_unknown: bool = True

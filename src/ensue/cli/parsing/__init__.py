@@ -1,0 +1,1 @@
+"""The commands and options of the command line, and which values they take."""
