@@ -14,10 +14,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from ensue.errors import ConstraintViolated, EnsueError, InternalError, InvalidValue, Unavailable, UsageError
+from ensue.errors import ConstraintViolated, InternalError, InvalidValue, Unavailable, UsageError
 from ensue.store.driver import Driver, Session
 from ensue.store.statement import Call, Request, Run, Statement
 from ensue.store.transaction import current_session
+from ensue.testing.driver_life import LIFE_CASES
 from ensue.testing.driver_workbench import (
     INT64_MAX,
     INT64_MIN,
@@ -479,68 +480,7 @@ async def queued_work_can_be_cancelled(factory: Factory) -> None:
         assert await numbers(driver, tables) == [1]
 
 
-# --- Life ------------------------------------------------------------------------------------------------------------
-
-
-async def a_closed_driver_refuses_and_opens_again(factory: Factory) -> None:
-    driver = factory()
-    tables = Tables(driver)
-    for _ in range(2):
-        await raises(Unavailable, driver.read(do((tables.all, ()))))
-        await raises(Unavailable, driver.write(do((tables.all, ()))))
-        await driver.open()
-        await driver.script(
-            [Statement("x.drop", "DROP TABLE IF EXISTS x"), Statement("x.create", "CREATE TABLE x (n int)")]
-        )
-        await driver.close()
-        await driver.close()
-
-
-async def closing_waits_for_what_runs(factory: Factory) -> None:
-    async with opened(factory) as (driver, tables):
-
-        async def pausing(_: Session) -> None:
-            await asyncio.sleep(0.1)
-
-        def work() -> Generator[Request, Any, str]:
-            yield Run(tables.add, (1, 1))
-            yield Call(pausing)
-            yield Run(tables.add, (1, 1))
-            return "done"
-
-        writing = asyncio.create_task(driver.write(work()))
-        await asyncio.sleep(0.05)
-        await driver.close()
-        assert await writing == "done"
-
-
-async def cutting_ends_what_waits(factory: Factory) -> None:
-    async with opened(factory) as (driver, tables):
-        held = asyncio.Event()
-
-        async def forever(_: Session) -> None:
-            held.set()
-            await asyncio.Event().wait()
-
-        def work() -> Generator[Request, Any, None]:
-            yield Run(tables.add, (1, 1))
-            yield Call(forever)
-
-        holding = asyncio.create_task(driver.write(work()))
-        await held.wait()
-        waiting = asyncio.create_task(driver.write(do((tables.add, (1, 1)))))
-        await asyncio.sleep(0.05)
-        driver.cut()
-        driver.cut()
-        async with asyncio.timeout(WAIT_SECONDS):
-            await raises(Unavailable, waiting)
-            await raises(Unavailable, driver.read(do((tables.all, ()))))
-            await raises(Unavailable, driver.write(do((tables.add, (1, 1)))))
-            holding.cancel()
-            await asyncio.wait([holding])
-            await driver.close()
-        await driver.open()
-        await driver.script([Statement("y.drop", "DROP TABLE IF EXISTS y")])
+# --- Several drivers --------------------------------------------------------------------------------------------------
 
 
 async def a_second_driver_sees_what_was_committed(factory: Factory) -> None:
@@ -573,18 +513,6 @@ async def watching_hears_of_other_processes(factory: Factory) -> None:
             await other.close()
 
 
-async def opening_what_is_open_is_refused(factory: Factory) -> None:
-    async with opened(factory) as (driver, tables):
-        await raises(UsageError, driver.open())
-        assert await numbers(driver, tables) == [0]
-        assert await raises(EnsueError, _close_inside(driver))
-
-
-async def _close_inside(driver: Driver) -> None:
-    async with driver.transaction():
-        await driver.close()
-
-
 CASES: tuple[Case, ...] = (
     a_write_commits_or_leaves_nothing,
     a_transaction_commits_or_leaves_nothing,
@@ -607,9 +535,6 @@ CASES: tuple[Case, ...] = (
     cancellation_leaves_nothing_open,
     cancellation_at_any_step_leaves_nothing_open,
     queued_work_can_be_cancelled,
-    a_closed_driver_refuses_and_opens_again,
-    closing_waits_for_what_runs,
-    cutting_ends_what_waits,
-    opening_what_is_open_is_refused,
+    *LIFE_CASES,
 )
 SHARED_CASES: tuple[Case, ...] = (a_second_driver_sees_what_was_committed, watching_hears_of_other_processes)
