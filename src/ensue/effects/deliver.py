@@ -34,6 +34,7 @@ from ensue.effects.outbox import (
     due,
     ensure_targets,
     micros,
+    plan_anew,
     release,
     rescue,
     settle,
@@ -48,6 +49,11 @@ from ensue.store.statement import Run, Work
 _logger = logging.getLogger("ensue.effects")
 
 CANCEL_SECONDS_MAX: Final = 5.0
+GROWTHS: Final = (1_000, 4_000, 16_000, 64_000)
+"""The ids at which a table that was new is much larger than when its statements were planned.
+
+The server's own look at it may be a minute away, in which each claim would read the whole table; later that look suffices.
+"""
 HINT_SPACING_SECONDS: Final = 0.01
 PROBE: Final = "{}"
 """A notification that says nothing, to hear whether notifications are heard."""
@@ -131,6 +137,7 @@ class Delivery:
         self._closing = False
         self._hint_timer: asyncio.TimerHandle | None = None
         self._looked_at = float("-inf")
+        self._growths = GROWTHS if driver.dialect == "postgresql" else ()
         self._probed_at = float("-inf")
         self._heard_at = float("-inf")
         self._pause = self._polling.first_seconds
@@ -386,7 +393,7 @@ class Delivery:
             return True, False
         self._looked_at = now
         # Everything, not only what there is room for: leases of others run out all the same.
-        seen = await self._driver.read(due(self._driver.dialect, self._offers.all()))
+        seen = await self._driver.read(due(self._driver.dialect, self._offers.all(now)))
         if self._tasks:
             await self._probe()
         self._due_in_seconds = _next_instant(seen)
@@ -421,9 +428,16 @@ class Delivery:
             # It may have been committed all the same; then these claims are ours and nobody runs them.
             self._doubtful_tokens = (*self._doubtful_tokens[-99:], token)
             raise
+        self._offers.rise(claims)
+        await self._notice_growth(claims)
         self._flights.launch(claims, since=since, context=self._context)
         await self._walk_on(list(self._offers.missed(wants, claims)))
         return claims
+
+    async def _notice_growth(self, claims: Sequence[Claim]) -> None:
+        if claims and self._growths and claims[-1].row.id >= self._growths[0]:
+            self._growths = tuple(size for size in self._growths if size > claims[-1].row.id)
+            await self._driver.read(plan_anew())
 
     async def _walk_on(self, missed: Sequence[tuple[str, str]]) -> None:
         """Have the next look go on behind the keys of this one: soon while there are more, and then after a long pause.

@@ -16,7 +16,7 @@ from ensue.effects.sql.lists import as_json, change_rows, each, each_id, first_n
 from ensue.effects.states import sources_of, target_of
 from ensue.errors import NotFound
 from ensue.store.driver import Dialect, Driver
-from ensue.store.effect_table import SETTLED, STATEMENT_NOW, in_list
+from ensue.store.effect_table import SETTLED, STATEMENT_NOW, TRANSACTION_NUMBER, in_list
 from ensue.store.statement import Run, Statement, Work
 
 LIST_LIMIT: Final = 100
@@ -137,6 +137,7 @@ async def retry_effects(driver: Driver, ids: Sequence[int]) -> list[int]:
     now = STATEMENT_NOW[driver.dialect]
     change = (
         f"state = '{target_of('requeue')}', attempt = 0, failures = 0, enqueued_at = {now}, available_at = {now},"
+        f" since_transaction = {TRANSACTION_NUMBER[driver.dialect]},"
         " due_at = NULL, settled_at = NULL, worker = NULL"
     )
     return await _change(driver, "requeue", change, ids)

@@ -1,7 +1,8 @@
 """What a worker asks the table for: names with room, the targets they go to, and where among the order keys it is.
 
-Decides the parameters of a claim. Leaves the room to `flights` and the limits to the database. Invariant: keys are walked in
-turn, each time from where the last walk ended, so that no key is passed over for ever.
+Decides the parameters of a claim. Leaves the room to `flights` and the limits to the database. Invariants: keys are walked in
+turn, each time from where the last walk ended, so that no key is passed over for ever; a floor comes from the database, which
+ignores that of another server.
 """
 
 from collections import Counter
@@ -15,6 +16,8 @@ from ensue.store.effect_table import NEVER
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 PROBE_MARGIN_SECONDS: Final = 5.0
+ANEW_SECONDS: Final = 60.0
+"""How often effects are looked for below the floors too: one that was changed by hand may be there."""
 
 
 class Offers:
@@ -24,6 +27,9 @@ class Offers:
         self._handlings = handlings
         self._keyed = {name for name, handling in handlings.items() if handling.ordered}
         self._after = {name: first_after(name) for name in handlings}
+        self._floors: dict[str, int] = {}
+        self._server = 0
+        self._anew_at = float("-inf")
         self._gates: dict[str, Gate] = {}
         for name, handling in handlings.items():
             gate = _gate(name, handling)
@@ -42,8 +48,11 @@ class Offers:
         """What to claim: up to so many of each name."""
         return [self._want(name, room) for name, room in free]
 
-    def all(self) -> list[Want]:
-        """Every name, with or without room."""
+    def all(self, now: float | None = None) -> list[Want]:
+        """Every name, with or without room. `now` is a monotonic instant by which floors are forgotten from time to time."""
+        if now is not None and now - self._anew_at >= ANEW_SECONDS:
+            self._anew_at = now
+            self._floors.clear()
         return [self._want(name, 0) for name in self._handlings]
 
     def _want(self, name: str, free: int) -> Want:
@@ -51,7 +60,16 @@ class Offers:
         gate = self._gates[handling.target_name(name)]
         keyed = name in self._keyed
         return Want(
-            name, free, gate.target, handling.priority, keyed, self._after[name], rate=gate.rate, burst=gate.burst
+            name,
+            free,
+            gate.target,
+            handling.priority,
+            keyed,
+            self._after[name],
+            rate=gate.rate,
+            burst=gate.burst,
+            floor=self._floors.get(name, 0),
+            server=self._server,
         )
 
     def gates_of(self, wants: Sequence[Want]) -> list[Gate]:
@@ -61,6 +79,12 @@ class Offers:
     def learn(self, seen: Sequence[Due]) -> None:
         """Ordered effects may be there of names that are declared without an order by now."""
         self._keyed.update(one.name for one in seen if one.keyed)
+        self._floors.update((one.name, one.floor) for one in seen)
+        self._server = max((one.server for one in seen), default=0)
+
+    def rise(self, claims: Sequence[Claim]) -> None:
+        """Claims found what nothing unsettled is older than."""
+        self._floors.update((claim.row.name, claim.floor) for claim in claims)
 
     def missed(self, wants: Sequence[Want], claims: Sequence[Claim]) -> Iterator[tuple[str, str]]:
         """Names whose keys gave less than there was room for, and after which key was looked; the others go on from there."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ensue.clock import from_micros
-from ensue.effects.sql.claim import CLAIM
+from ensue.effects.sql.claim import ANALYZE, CLAIM
 from ensue.effects.sql.lists import as_json
 from ensue.effects.sql.settle import SETTLE
 from ensue.effects.sql.targets import TARGETS, MoveKind
@@ -24,7 +24,10 @@ from ensue.store.statement import Run, Work
 
 
 class Want(msgspec.Struct, frozen=True):
-    """How many effects of one name a worker has room for. `keyed`: ordered ones may wait, to be looked for after `after`."""
+    """How many effects of one name a worker has room for. `keyed`: ordered ones may wait, to be looked for after `after`.
+
+    `floor` is what `server` found that nothing unsettled is older than.
+    """
 
     name: str
     free: int
@@ -34,6 +37,8 @@ class Want(msgspec.Struct, frozen=True):
     after: str = ""
     rate: float | None = None
     burst: float | None = None
+    floor: int = 0
+    server: int = 0
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -105,7 +110,7 @@ class Claim:
     """An effect that is ours until the lease ends.
 
     `age_micros` is its age at the claim, by the database's clock, since it was first due; `sent_micros` since the first
-    call. `probe`: it is the one call that a target with an open breaker is let.
+    call. `probe`: it is the one call that a target with an open breaker is let. `floor` is that of its name.
     """
 
     row: EffectRow
@@ -114,6 +119,7 @@ class Claim:
     sent_micros: int = 0
     target: str = ""
     probe: bool = False
+    floor: int = 0
 
     @property
     def lease(self) -> Lease:
@@ -131,6 +137,8 @@ class Due:
     claimable_in: int | None
     keyed: bool
     lease_ends_in: int | None
+    floor: int = 0
+    server: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +203,7 @@ def outcome(
 def due(dialect: Dialect, wants: Sequence[Want]) -> Work[list[Due]]:
     """When each of the names has something to do. Reads only, one index entry per name and question."""
     rows = yield Run(CLAIM[dialect].due, (as_json(wants),))
-    return [Due(name, ahead, bool(keyed), lease) for name, ahead, keyed, lease in rows]
+    return [Due(name, ahead, bool(keyed), *more) for name, ahead, keyed, *more in rows]
 
 
 def walk_end(dialect: Dialect, name: str, after: str) -> Work[str | None]:
@@ -302,7 +310,12 @@ def _claim_on_sqlite(turn: Turn) -> Work[tuple[Claim, ...]]:
         yield Run(statements.take_room, (as_json(taken), turn.token))
     chosen = [{"id": id_, "target": target} for target, ids in picked.items() for id_ in ids]
     claimed = yield Run(statements.claim, (as_json(chosen), turn.token, turn.lease_micros, turn.worker))
-    return tuple(_claim_of((*row, rooms[row[-1]][0]), turn.token) for row in sorted(claimed))
+    return tuple(_claim_of((*row, rooms[row[-1]][0], 0), turn.token) for row in sorted(claimed))
+
+
+def plan_anew() -> Work[None]:
+    """For a table on PostgreSQL that has grown: plans that were made while it was small read all of it."""
+    yield Run(ANALYZE)
 
 
 def beat(dialect: Dialect, leases: Iterable[Lease], lease_micros: int) -> Work[frozenset[int]]:
@@ -313,7 +326,7 @@ def beat(dialect: Dialect, leases: Iterable[Lease], lease_micros: int) -> Work[f
 
 def _claim_of(row: tuple[Any, ...], token: str) -> Claim:
     id_, name, key, record, record_id, payload, attempts, order_key, position, trace, enqueued_at, *more = row
-    failures, doubt, error_class, cause, cause_id, due_at, first_sent_at, now, target, probing = more
+    failures, doubt, error_class, cause, cause_id, due_at, first_sent_at, now, target, probing, floor = more
     effect = EffectRow(
         id=id_,
         name=name,
@@ -334,4 +347,4 @@ def _claim_of(row: tuple[Any, ...], token: str) -> Claim:
         anew=first_sent_at < enqueued_at,
     )
     sent = max(0, now - first_sent_at)
-    return Claim(effect, token, max(0, now - due_at), sent_micros=sent, target=target, probe=bool(probing))
+    return Claim(effect, token, max(0, now - due_at), sent_micros=sent, target=target, probe=bool(probing), floor=floor)

@@ -61,6 +61,16 @@ STATEMENT_NOW: Final[Mapping[Dialect, str]] = {
 }
 """The same for queries: one instant per statement."""
 
+TRANSACTION_NUMBER: Final[Mapping[Dialect, str]] = {
+    "sqlite": "0",
+    "postgresql": "pg_current_xact_id()::text::bigint",
+}
+"""The value of `since_transaction` of an effect that begins to wait, whatever it did before.
+
+PostgreSQL keeps what was settled in its indexes for as long as any snapshot is older; by this number it is passed over there,
+without a look at its row. SQLite has no such remains.
+"""
+
 _PLAIN_COLUMNS: Final = "name, key, record, record_id, payload, order_key, position, trace, cause, cause_id"
 _NEW_COLUMNS: Final = f"{_PLAIN_COLUMNS}, target, priority, enqueued_at, due_at, available_at"
 _ENQUEUE: Final[Mapping[Dialect, Statement]] = {

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
-from ensue.store.effect_table import CLAIMABLE, DEFAULT_NOW, HELD, SETTLED, WAITING, in_list
+from ensue.store.effect_table import CLAIMABLE, DEFAULT_NOW, HELD, SETTLED, TRANSACTION_NUMBER, WAITING, in_list
 from ensue.store.inbox_table import CLOSED, STATES
 from ensue.store.task_table import PHASES
 
@@ -55,6 +55,23 @@ def _now_on_sqlite(_element: DatabaseNow, _compiler: Any, **_options: Any) -> st
 @compiles(DatabaseNow, "postgresql")
 def _now_on_postgresql(_element: DatabaseNow, _compiler: Any, **_options: Any) -> str:
     return DEFAULT_NOW["postgresql"]
+
+
+class TransactionNumber(ColumnElement[int]):
+    """What tells younger rows from older ones, in the words of the dialect that compiles it."""
+
+    inherit_cache = True
+    type = BigInteger()
+
+
+@compiles(TransactionNumber, "sqlite")
+def _number_on_sqlite(_element: TransactionNumber, _compiler: Any, **_options: Any) -> str:
+    return TRANSACTION_NUMBER["sqlite"]
+
+
+@compiles(TransactionNumber, "postgresql")
+def _number_on_postgresql(_element: TransactionNumber, _compiler: Any, **_options: Any) -> str:
+    return f"({TRANSACTION_NUMBER['postgresql']})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +139,23 @@ def _effect(metadata: MetaData) -> Table:
         Column("doubt", _BIGINT, nullable=False, server_default=text("0")),
         Column("provider_id", _TEXT),
         Column("note", _TEXT),
+        Column("since_transaction", _BIGINT, nullable=False, server_default=TransactionNumber()),
         CheckConstraint(f"state IN {states}", name="ensue_effect_state"),
         CheckConstraint("(order_key IS NULL) = (position IS NULL)", name="ensue_effect_ordered"),
         CheckConstraint("(state = 'claimed') = (lease_token IS NOT NULL)", name="ensue_effect_leased"),
         sqlite_strict=True,
     )
     claimable = f"state IN {in_list(CLAIMABLE)}"
-    _partial_index(table, "ensue_effect_plain", ("name", "available_at", "id"), f"{claimable} AND order_key IS NULL")
-    _partial_index(table, "ensue_effect_keyed", ("name", "available_at"), f"{claimable} AND order_key IS NOT NULL")
+    # `since_transaction` comes last: what is too old by it is passed over in the index.
+    since = "since_transaction"
+    plain, keyed = f"{claimable} AND order_key IS NULL", f"{claimable} AND order_key IS NOT NULL"
+    _partial_index(table, "ensue_effect_plain", ("name", "available_at", "id", since), plain)
+    _partial_index(table, "ensue_effect_keyed", ("name", "available_at", since), keyed)
     _partial_index(table, "ensue_effect_parked", ("name",), "state = 'parked'")
-    _partial_index(table, "ensue_effect_lease", ("name", "lease_until"), "state = 'claimed'")
+    _partial_index(table, "ensue_effect_lease", ("name", "lease_until", since), "state = 'claimed'")
+    _partial_index(table, "ensue_effect_unsettled", ("name", since), f"state NOT IN {in_list(SETTLED)}")
     unsettled = f"order_key IS NOT NULL AND state NOT IN {in_list(SETTLED)}"
-    _partial_index(table, "ensue_effect_head", ("order_key", "position"), unsettled)
+    _partial_index(table, "ensue_effect_head", ("order_key", "position", since), unsettled)
     _partial_index(table, "ensue_effect_settled", ("state", "settled_at"), f"state IN {in_list(SETTLED)}")
     return table
 

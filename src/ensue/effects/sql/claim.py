@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ensue.effects.sql.conditions import CLAIMABLE_STATE, HEAD_OF_WALK, KEYS_AT_ONCE, LEASED, read, walk
-from ensue.effects.states import target_of
+from ensue.effects.sql.conditions import CLAIMABLE_STATE, KEYS_AT_ONCE, LEASED, above, head_of_walk, read, walk
+from ensue.effects.states import SETTLED, target_of
 from ensue.store.driver import Dialect
-from ensue.store.effect_table import NEVER, STATEMENT_NOW
+from ensue.store.effect_table import NEVER, STATEMENT_NOW, in_list
 from ensue.store.statement import Statement
 
 
@@ -40,6 +40,15 @@ CLAIMED: Final = (
     " e.failures, e.doubt, e.error_class, e.cause, e.cause_id, coalesce(e.due_at, e.enqueued_at), e.first_sent_at"
 )
 
+_SERVER: Final = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
+"""Which server a floor was found by: what another one, that took its place, holds may be older."""
+_KNOWN_FLOOR: Final = f"CASE WHEN w.server = {_SERVER} THEN w.floor ELSE 0 END"
+_NEXT_FLOOR: Final = (
+    "least(pg_snapshot_xmin(pg_current_snapshot())::text::bigint, coalesce((SELECT e.since_transaction FROM ensue_effect e"
+    f" WHERE e.name = w.name AND e.state NOT IN {in_list(SETTLED)} AND e.since_transaction >= w.floor"
+    f" ORDER BY e.since_transaction LIMIT 1), {2**63 - 1}))"
+)
+"""The floor of name `w`: what this snapshot does not show yet has a number that is no lower than the snapshot's least."""
 _UNLIMITED: Final = 1_000_000_000
 _END_SQLITE: Final = "(?1 || '}')"
 _END_POSTGRESQL: Final = "($1::text || '}')"
@@ -69,9 +78,9 @@ def _tokens(now: str, *, least: str, greatest: str, of: str) -> str:
     return f"{least}({of}.burst, coalesce(t.tokens, {of}.burst) + {greatest}(0, {now} - t.refilled_at) * {of}.rate)"
 
 
-def _due(now: str, wants: str, *, least: str, greatest: str) -> Statement:
-    """Per name: µs until something can be claimed, whether anything ordered waits, and until a lease ends."""
-    first = "(SELECT e.{0} FROM ensue_effect e WHERE e.name = w.name AND {1} ORDER BY e.{0} LIMIT 1)"
+def _due(now: str, wants: str, *, least: str, greatest: str, floor: str, found: str) -> Statement:
+    """Per name: µs until something can be claimed, whether anything ordered waits, until a lease ends, and what was `found`."""
+    first = f"(SELECT e.{{0}} FROM ensue_effect e WHERE e.name = w.name AND {{1}}{above('e', floor)} ORDER BY e.{{0}} LIMIT 1)"
     plain = first.format("available_at", f"{CLAIMABLE_STATE} AND e.order_key IS NULL")
     keyed = first.format("available_at", f"{CLAIMABLE_STATE} AND e.order_key IS NOT NULL")
     lease = first.format("lease_until", LEASED)
@@ -80,9 +89,9 @@ def _due(now: str, wants: str, *, least: str, greatest: str) -> Statement:
     return read(
         "due",
         f"SELECT d.name, CASE WHEN {least}(d.plain, d.keyed) < {NEVER} AND d.blocked < {NEVER}"
-        f" THEN {greatest}({least}(d.plain, d.keyed), d.blocked) - {now} END, d.keyed < {NEVER}, d.lease - {now}"
+        f" THEN {greatest}({least}(d.plain, d.keyed), d.blocked) - {now} END, d.keyed < {NEVER}, d.lease - {now}, d.floor, d.server"
         f" FROM (SELECT w.name, coalesce({plain}, {NEVER}) AS plain, coalesce({keyed}, {NEVER}) AS keyed, {lease} AS lease,"
-        f" {blocked} AS blocked FROM {wants} LEFT JOIN ensue_effect_target t ON t.target = w.target) d",
+        f" {blocked} AS blocked, {found} FROM {wants} LEFT JOIN ensue_effect_target t ON t.target = w.target) d",
     )
 
 
@@ -95,7 +104,7 @@ def _sqlite() -> ClaimStatements:
     tokens = _tokens(now, least="min", greatest="max", of="g")
     picked = "SELECT value ->> 'id' AS id, value ->> 'target' AS target FROM json_each(?1)"
     return ClaimStatements(
-        due=_due(now, wants, least="min", greatest="max"),
+        due=_due(now, wants, least="min", greatest="max", floor="", found="0 AS floor, 0 AS server"),
         walk_end=read(
             "walk_end", f"WITH {walk('?2', _END_SQLITE)} SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}"
         ),
@@ -117,7 +126,7 @@ def _sqlite() -> ClaimStatements:
         ),
         keyed=read(
             "keyed",
-            f"WITH {walk('?3', _END_SQLITE)} SELECT e.id, e.available_at FROM walk CROSS {HEAD_OF_WALK}"
+            f"WITH {walk('?3', _END_SQLITE)} SELECT e.id, e.available_at FROM walk CROSS {head_of_walk()}"
             f" WHERE {CLAIMABLE_STATE} AND e.available_at <= {now} LIMIT ?2",
         ),
         take_room=read(
@@ -143,10 +152,12 @@ def _sqlite() -> ClaimStatements:
 def _postgresql() -> ClaimStatements:
     now = STATEMENT_NOW["postgresql"]
     wants = (
-        "json_to_recordset($1::text::json) AS w(name text, target text, rate double precision, burst double precision)"
+        f"(SELECT w.name, w.target, w.rate, w.burst, {_KNOWN_FLOOR} AS floor FROM json_to_recordset($1::text::json)"
+        " AS w(name text, target text, rate double precision, burst double precision, floor bigint, server bigint)) w"
     )
+    found = f"{_NEXT_FLOOR} AS floor, {_SERVER} AS server"
     return ClaimStatements(
-        due=_due(now, wants, least="least", greatest="greatest"),
+        due=_due(now, wants, least="least", greatest="greatest", floor="w.floor", found=found),
         walk_end=read(
             "walk_end",
             f"WITH {walk('$2::text', _END_POSTGRESQL)} SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}",
@@ -179,10 +190,11 @@ def _claim_on_postgresql(now: str) -> str:
     end = "(w.name || '}')"
     return (
         # A claim that is lost with the server is made again; a set value lasts for this one statement, its own transaction.
-        "WITH w AS MATERIALIZED (SELECT w.*, set_config('synchronous_commit',"
+        "WITH w AS MATERIALIZED (SELECT w.name, w.free, w.target, w.priority, w.keyed, w.after,"
+        f" {_KNOWN_FLOOR} AS floor, set_config('synchronous_commit',"
         " CASE WHEN $6::boolean THEN 'off' ELSE current_setting('synchronous_commit') END, true)"
-        " FROM json_to_recordset($1::text::json)"
-        " AS w(name text, free bigint, target text, priority bigint, keyed boolean, after text)),"
+        " FROM json_to_recordset($1::text::json) AS w(name text, free bigint, target text, priority bigint, keyed boolean,"
+        " after text, floor bigint, server bigint)),"
         " known AS MATERIALIZED (SELECT g.*, t.version, g.rate IS NOT NULL OR g.concurrency IS NOT NULL AS limited,"
         f" {_passable(now)} AS passable, coalesce(t.breaker_state, 'closed') <> 'closed' AS probing"
         " FROM json_to_recordset($2::text::json) AS g(target text, rate double precision, burst double precision,"
@@ -199,15 +211,19 @@ def _claim_on_postgresql(now: str) -> str:
         " plain AS MATERIALIZED (SELECT p.id, w.name, w.target, w.free, p.available_at - w.priority * 60000000 AS rank"
         " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0 CROSS JOIN LATERAL"
         f" (SELECT e.id, e.available_at FROM ensue_effect e WHERE e.name = w.name AND {CLAIMABLE_STATE}"
-        f" AND e.order_key IS NULL AND e.available_at <= {now} ORDER BY e.available_at, e.id LIMIT {limit} {locked}) p),"
+        f" AND e.order_key IS NULL AND e.available_at <= {now}{above('e', 'w.floor')}"
+        f" ORDER BY e.available_at, e.id LIMIT {limit} {locked}) p),"
         " keyed AS MATERIALIZED (SELECT p.id, w.name, w.target, w.free, p.available_at - w.priority * 60000000 AS rank"
         " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0 AND w.keyed CROSS JOIN LATERAL"
-        f" (WITH {walk('w.after', end)} SELECT e.id, e.available_at FROM walk {HEAD_OF_WALK}"
+        f" (WITH {walk('w.after', end, 'w.floor')} SELECT e.id, e.available_at FROM walk {head_of_walk('w.floor')}"
         f" WHERE {CLAIMABLE_STATE} AND e.available_at <= {now} LIMIT {limit} {locked}) p),"
-        " picked AS MATERIALIZED (SELECT c.id, c.target, r.probing FROM (SELECT c.*,"
+        " floors AS MATERIALIZED (SELECT w.name, "
+        f"{_NEXT_FLOOR} AS floor FROM w WHERE w.name IN (SELECT name FROM plain UNION ALL SELECT name FROM keyed)),"
+        " picked AS MATERIALIZED (SELECT c.id, c.target, r.probing, f.floor FROM (SELECT c.*,"
         " row_number() OVER (PARTITION BY c.target ORDER BY c.rank, c.id) AS nth,"
         " row_number() OVER (PARTITION BY c.name ORDER BY c.rank, c.id) AS nth_of_name"
         " FROM (SELECT * FROM plain UNION ALL SELECT * FROM keyed) c) c JOIN room r ON r.target = c.target"
+        " JOIN floors f ON f.name = c.name"
         " WHERE (r.room IS NULL OR c.nth <= r.room) AND c.nth_of_name <= c.free),"
         " taken AS (UPDATE ensue_effect_target t SET version = t.version + 1, tokens = r.tokens - p.count,"
         # A claim that began before another may lock the row after it; what came back since then is counted once.
@@ -222,8 +238,11 @@ def _claim_on_postgresql(now: str) -> str:
         f" first_sent_at = coalesce(e.first_sent_at, {now}), target = picked.target"
         # The planner can't know how few are picked; from an array it expects few, and takes the index.
         " FROM picked WHERE e.id = picked.id AND e.id = ANY (ARRAY(SELECT id FROM picked))"
-        f" AND {CLAIMABLE_STATE} RETURNING {CLAIMED}, {now}, e.target, picked.probing"
+        f" AND {CLAIMABLE_STATE} RETURNING {CLAIMED}, {now}, e.target, picked.probing, picked.floor"
     )
 
+
+ANALYZE: Final = Statement("effect.analyze", "ANALYZE (SKIP_LOCKED) ensue_effect")
+"""Has every session plan anew, for the table as it is. PostgreSQL only."""
 
 CLAIM: Final[Mapping[Dialect, ClaimStatements]] = {"sqlite": _sqlite(), "postgresql": _postgresql()}

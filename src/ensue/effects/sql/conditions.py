@@ -1,7 +1,8 @@
 """Conditions that the statements of delivery share, word for word: partial indexes are used only by those that repeat theirs.
 
-Decides what is the head of a key and where the keys of a name lie in the index. Invariant: nothing here depends on a
-dialect.
+Decides what is the head of a key, where the keys of a name lie in the index, and what is too old to be looked at. Invariant:
+a floor is a number of a transaction below which nothing of a name is unsettled, now or later: whatever begins to wait is given
+the number of a transaction that was not over when the floor was found.
 """
 
 from typing import Final
@@ -21,28 +22,37 @@ KEYS_AT_ONCE: Final = 500
 """How many order keys one look walks over."""
 
 
-def first_key(after: str, end: str) -> str:
+def above(alias: str, floor: str) -> str:
+    """The condition that keeps a look into an index of the effects `alias` from the remains of what was settled before.
+
+    `floor` is a column; empty where there are no remains.
+    """
+    return f" AND {alias}.since_transaction >= {floor}" if floor else ""
+
+
+def first_key(after: str, end: str, floor: str) -> str:
     """The first order key with anything unsettled between `after` and `end`, exclusive."""
     return (
         f"SELECT h.order_key FROM ensue_effect h WHERE h.order_key > {after} AND h.order_key < {end}"
-        f" AND {UNSETTLED_KEYED} ORDER BY h.order_key LIMIT 1"
+        f" AND {UNSETTLED_KEYED}{above('h', floor)} ORDER BY h.order_key LIMIT 1"
     )
 
 
-def walk(after: str, end: str) -> str:
+def walk(after: str, end: str, floor: str = "") -> str:
     """A recursive query `walk(order_key, n)`: the keys after `after` in order, each found by one look into the index."""
     return (
-        f"RECURSIVE walk(order_key, n) AS (SELECT ({first_key(after, end)}), 1 UNION ALL"
-        f" SELECT ({first_key('walk.order_key', end)}), walk.n + 1 FROM walk"
+        f"RECURSIVE walk(order_key, n) AS (SELECT ({first_key(after, end, floor)}), 1 UNION ALL"
+        f" SELECT ({first_key('walk.order_key', end, floor)}), walk.n + 1 FROM walk"
         f" WHERE walk.order_key IS NOT NULL AND walk.n < {KEYS_AT_ONCE})"
     )
 
 
-HEAD_OF_WALK: Final = (
-    "JOIN ensue_effect e ON e.id = (SELECT h.id FROM ensue_effect h WHERE h.order_key = walk.order_key"
-    f" AND {UNSETTLED_KEYED} ORDER BY h.position LIMIT 1)"
-)
-"""Of each key that was walked over its lowest unsettled position, the only one that may go."""
+def head_of_walk(floor: str = "") -> str:
+    """Of each key that was walked over its lowest unsettled position, the only one that may go."""
+    return (
+        "JOIN ensue_effect e ON e.id = (SELECT h.id FROM ensue_effect h WHERE h.order_key = walk.order_key"
+        f" AND {UNSETTLED_KEYED}{above('h', floor)} ORDER BY h.position LIMIT 1)"
+    )
 
 
 def read(name: str, text: str) -> Statement:
