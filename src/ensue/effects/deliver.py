@@ -172,14 +172,17 @@ class Delivery:
         """Claim no more, let handlers run for `grace_seconds`, then cancel them and give their leases back.
 
         What is given back has as many attempts as before. Bounded: at most 5 s more than `grace_seconds`, plus one
-        write.
+        write, which waits for the database until `Driver.cut`.
         """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace_seconds
         self._stopping = True
         self._signal.set()
-        # The round under way may still bring claims; they are to be waited for as well.
-        async with self._round_lock:
-            pass
-        await self._wait_for_handlers(grace_seconds)
+        # The round under way may still bring claims; they are to be waited for as well, unless the database is silent.
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(end), self._round_lock:
+                pass
+        await self._wait_for_handlers(end - loop.time())
         self._flights.cancel()
         for task in self._after_commit:
             task.cancel()
@@ -190,6 +193,9 @@ class Delivery:
         self._ended.set()
         if self._tasks:
             await asyncio.gather(*self._tasks)
+        # What a round brought that ended only now is not begun any more.
+        self._flights.cancel()
+        self._flights.give_back()
         await self._try_settle()
         await self._try_round()
         await self._heartbeat.stop()
@@ -390,6 +396,10 @@ class Delivery:
         if self._tasks:
             await self._probe()
         self._due_in_seconds = _next_instant(seen)
+        if any(one.missing for one in seen):
+            # Somebody removed the row that limits are counted in; without it nothing of that target could ever be claimed.
+            self._ensured = False
+            await self._ensure_targets()
         self._offers.learn(seen)
         ready = any(one.claimable_in is not None and one.claimable_in <= 0 and one.name in wanted for one in seen)
         return woken or ready, any(one.lease_ends_in is not None and one.lease_ends_in <= 0 for one in seen)

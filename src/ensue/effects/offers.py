@@ -28,18 +28,13 @@ class Offers:
         for name, handling in handlings.items():
             gate = _gate(name, handling)
             known = self._gates.get(gate.target)
-            names = (name,) if known is None else (*known.names, name)
             probe = gate.probe if known is None else max(known.probe, gate.probe)
-            self._gates[gate.target] = Gate(gate.target, names, gate.rate, gate.burst, gate.concurrency, probe)
-        self.limited = tuple(
-            sorted(
-                gate.target for gate in self._gates.values() if gate.rate is not None or gate.concurrency is not None
-            )
-        )
+            self._gates[gate.target] = Gate(gate.target, gate.rate, gate.burst, gate.concurrency, probe)
+        self.limited = tuple(sorted(gate.target for gate in self._gates.values() if gate.limited))
         self.served = tuple(_served(name, handling) for name, handling in handlings.items())
 
     def wants(self, free: Sequence[tuple[str, int]]) -> list[Want]:
-        """What to claim: up to so many of each name."""
+        """What to claim: up to so many calls of each name."""
         return [self._want(name, room) for name, room in free]
 
     def all(self) -> list[Want]:
@@ -51,7 +46,16 @@ class Offers:
         gate = self._gates[handling.target_name(name)]
         keyed = name in self._keyed
         return Want(
-            name, free, gate.target, handling.priority, keyed, self._after[name], rate=gate.rate, burst=gate.burst
+            name,
+            free,
+            gate.target,
+            handling.priority,
+            keyed,
+            self._after[name],
+            rate=gate.rate,
+            burst=gate.burst,
+            limited=gate.limited,
+            batch=handling.batch or 1,
         )
 
     def gates_of(self, wants: Sequence[Want]) -> list[Gate]:
@@ -64,7 +68,7 @@ class Offers:
 
     def missed(self, wants: Sequence[Want], claims: Sequence[Claim]) -> Iterator[tuple[str, str]]:
         """Names whose keys gave less than there was room for, and after which key was looked; the others go on from there."""
-        got = Counter(claim.row.name for claim in claims)
+        got = Counter(name for name, _ in {claim.call for claim in claims})
         last: dict[str, str] = {}
         for claim in claims:
             if claim.row.order_key is not None:
@@ -89,7 +93,6 @@ def _gate(name: str, handling: Handling) -> Gate:
     target, rate = handling.target, handling.target.rate if handling.target is not None else None
     return Gate(
         handling.target_name(name),
-        (name,),
         rate=None if rate is None else rate.refill_per_second / 1_000_000,
         burst=None if rate is None else rate.burst_count,
         concurrency=None if target is None else target.concurrency,

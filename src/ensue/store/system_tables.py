@@ -132,6 +132,7 @@ def _effect(metadata: MetaData) -> Table:
     _partial_index(table, "ensue_effect_keyed", ("name", "available_at"), f"{claimable} AND order_key IS NOT NULL")
     _partial_index(table, "ensue_effect_parked", ("name",), "state = 'parked'")
     _partial_index(table, "ensue_effect_lease", ("name", "lease_until"), "state = 'claimed'")
+    _partial_index(table, "ensue_effect_claimed", ("target",), "state = 'claimed'")
     unsettled = f"order_key IS NOT NULL AND state NOT IN {in_list(SETTLED)}"
     _partial_index(table, "ensue_effect_head", ("order_key", "position"), unsettled)
     _partial_index(table, "ensue_effect_settled", ("state", "settled_at"), f"state IN {in_list(SETTLED)}")

@@ -14,6 +14,14 @@ CLAIMABLE_STATE: Final = f"e.state IN {in_list(CLAIMABLE)}"
 LEASED: Final = f"e.state = '{target_of('claim')}'"
 UNSETTLED_KEYED: Final = f"h.order_key IS NOT NULL AND h.state NOT IN {in_list(SETTLED)}"
 
+ALONE: Final = (
+    "e.attempt > 0 OR e.doubt > 0 OR coalesce(e.error_class, 'unavailable') NOT IN ('unavailable', 'throttled')"
+)
+"""What failed by itself or lost its worker before goes in no batch: it may be what the others fail with."""
+
+CALLS: Final = "count(DISTINCT CASE WHEN e.lease_token LIKE '%:%' THEN e.lease_token ELSE CAST(e.id AS text) END)"
+"""How many calls claimed effects are: those of one batch have a token of their own, `turn:name#number`."""
+
 REPLAYED: Final = ":again-"
 """In the key of an effect that an operator sent once more: it comes last in its order, and tells nothing newer."""
 
