@@ -17,10 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
-from sqlalchemy import MetaData
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.schema import CreateIndex, CreateTable
-
 from ensue.effects.deliver import Delivery
 from ensue.effects.heartbeat import Rhythm
 from ensue.effects.outbox import Gate, Turn, Want, claim, first_after, micros
@@ -29,8 +25,8 @@ from ensue.schema.delivery import Rate, Target
 from ensue.store.driver import Driver
 from ensue.store.effect_table import NewEffect, enqueue_params, enqueue_statement
 from ensue.store.statement import Run, Statement, Work
-from ensue.store.system_tables import define_system_tables
 from ensue.store.url import open_driver
+from tests.effects.world import ddl
 from tests.services import PostgresServer
 
 NAME = "bench.call"
@@ -79,15 +75,6 @@ def _run(statement: Statement, params: tuple[Any, ...] = ()) -> Work[list[Any]]:
 
 def enqueue(driver: Driver, effects: list[NewEffect]) -> Work[None]:
     yield Run(enqueue_statement(driver.dialect), enqueue_params(effects))
-
-
-def install(dialect: str) -> list[Statement]:
-    metadata = MetaData()
-    define_system_tables(metadata)
-    compiler = sqlite.dialect() if dialect == "sqlite" else postgresql.dialect()
-    made = [CreateTable(table) for table in metadata.sorted_tables]
-    made += [CreateIndex(index) for table in metadata.sorted_tables for index in table.indexes]
-    return [Statement("ddl", str(element.compile(dialect=compiler))) for element in made]
 
 
 async def latency(bench: Bench, *, blind: bool, per_second: float, seconds: float) -> str:
@@ -166,7 +153,7 @@ async def rescue(bench: Bench, *, rhythm: Rhythm) -> str:
     await writer.write(enqueue(writer, bench.effects(1)))
     turn = Turn(
         [Want(NAME, 1, NAME, after=first_after(NAME))],
-        [Gate(NAME, (NAME,))],
+        [Gate(NAME)],
         "dead",
         "dead",
         micros(rhythm.lease_seconds),
@@ -196,7 +183,7 @@ async def main(given: argparse.Namespace) -> None:
     }
     installer = open_driver(given.database)
     await installer.open()
-    await installer.script(install(installer.dialect))
+    await installer.script(ddl(installer.dialect))
     for name, measure in measures.items():
         if name in chosen and (notifies or name != "blind"):
             bench = Bench(given.database)

@@ -17,6 +17,7 @@ from datetime import timedelta
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 
+from ensue.background import end_tasks
 from ensue.clock import Clock, SystemClock
 from ensue.errors import DeclarationError, Unavailable, UsageError
 from ensue.integrations.aggregate import flatten
@@ -24,7 +25,7 @@ from ensue.integrations.api import API
 from ensue.integrations.contract import Health, Integration, Surroundings
 from ensue.integrations.handles import Handles
 from ensue.integrations.running.lifecycle import IntegrationSet
-from ensue.schema.delivery import LEASE_SECONDS
+from ensue.schema.delivery import GRACE_SECONDS, LEASE_SECONDS
 from ensue.schema.entity import Entity, Globals
 from ensue.schema.interaction import Interaction
 from ensue.schema.schema import Schema
@@ -48,7 +49,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ensue")
 
 DATABASE = "sqlite:///app.db"
-GRACE_SECONDS = 15.0
+CUT_SECONDS = 7.0
+"""How long after the grace connections to the database are cut: what was cancelled has 5 s, and its end is to be written."""
+STOP_SECONDS = 20.0
+"""How long after the grace delivery and the database are left, whatever peers do; what integrations close comes on top."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +63,9 @@ class RunOptions:
     the environment that settings are read from, `os.environ` by default. `clients` replace entered resources by full
     name (`"channels.redis"`), `replace` whole integrations by namespace; `handles` are offered to integrations.
     `database` is used in place of the app's. `lease_seconds`: how long after this process died others may take the effects
-    that it held. `sql_functions` are further functions for SQLite, or take the place of its
-    own, as a test's clock does. `tracer_provider` is where OpenTelemetry's spans go in place of the global provider.
+    that it held. `grace_seconds`: how long what is being handled may go on once the run is left. `sql_functions` are
+    further functions for SQLite, or take the place of its own, as a test's clock does. `tracer_provider` is where
+    OpenTelemetry's spans go in place of the global provider.
     """
 
     deliver: bool = True
@@ -279,6 +284,8 @@ class AppRun:
         self._watching = asyncio.Lock()
         self._metrics: Metrics | None = None
         self._follows = False
+        self._cutting: asyncio.TimerHandle | None = None
+        self._stops_at = 0.0
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -290,8 +297,12 @@ class AppRun:
             self._entered = True
             await self.declare(stack)
             self._trace(stack)
-            await self._open(stack)
-            await self._connect(stack)
+            try:
+                await self._open(stack)
+                await self._connect(stack)
+            except BaseException:
+                self._bound_stop()
+                raise
             self._stack = stack.pop_all()
         self.started = True
         return self
@@ -302,7 +313,27 @@ class AppRun:
         stack, self._stack = self._stack, None
         self.started = False
         if stack is not None:
+            self._bound_stop()
             await stack.__aexit__(kind, error, trace)
+
+    def _bound_stop(self) -> None:
+        """From now on everything that the database keeps waiting ends in time: a silent one would never let it end."""
+        loop = asyncio.get_running_loop()
+        self._stops_at = loop.time() + self.options.grace_seconds
+        if "driver" in vars(self):
+            self._cutting = loop.call_at(self._stops_at + CUT_SECONDS, self._cut)
+
+    def _cut(self) -> None:
+        logger.warning("stopping takes too long; what still waits for the database is given up")
+        self.driver.cut()
+
+    def _closed(self) -> None:
+        if self._cutting is not None:
+            self._cutting.cancel()
+
+    def _grace_left(self) -> float:
+        """What is left of the grace: it is one for all that is handled."""
+        return max(0.0, self._stops_at - asyncio.get_running_loop().time())
 
     @property
     def reports(self) -> list[str]:
@@ -398,6 +429,7 @@ class AppRun:
         database = self.options.database or self.app.database
         self.driver = open_driver(database, functions={**sqlite_functions(), **self.options.sql_functions})
         self.plan = compile_plan(self.model, self.driver.dialect)
+        stack.callback(self._closed)
         await self.driver.open()
         stack.push_async_callback(self.driver.close)
         await prepare_database(self.plan, self.driver, shown=str(parse_database_url(database)))
@@ -431,8 +463,8 @@ class AppRun:
         self._follow()
         self.controller.on_commit(self._committed)
         self.inbox = Inbox(self.controller, self.driver, self.integrations.endpoints, clock=self.clock)
-        stack.push_async_callback(self.delivery.stop, self.options.grace_seconds)
-        stack.push_async_callback(self.inbox.stop, self.options.grace_seconds)
+        stack.push_async_callback(lambda: self.delivery.stop(self._grace_left()))
+        stack.push_async_callback(lambda: self.inbox.stop(self._grace_left()))
         if self._delivers:
             returning = Returning(relays_of(self.model), self.driver)
             returning.start()
@@ -440,7 +472,7 @@ class AppRun:
             await self.delivery.start()
             await self.inbox.start()
             pruning = asyncio.get_running_loop().create_task(self._prune(), name="ensue prune")
-            stack.push_async_callback(_cancelled, pruning)
+            stack.push_async_callback(end_tasks, pruning)
 
     async def _prune(self) -> None:
         """Every hour, and soon after the start: forget what has served its time, and tell of effects that nobody calls."""
@@ -490,11 +522,6 @@ PRUNE_FIRST_SECONDS = 10.0
 PRUNE_SECONDS = 3600.0
 EFFECTS_KEPT = timedelta(days=7)
 """How long an effect that was done or cancelled stays in the table; one that is dead stays until an operator discards it."""
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def _members(app: App, replace: Mapping[str, Integration]) -> dict[str, Integration]:

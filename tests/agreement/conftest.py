@@ -10,6 +10,12 @@ hypothesis.settings.register_profile("soak", max_examples=4_000, deadline=None, 
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest) -> str:
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of database in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, kind: str) -> str:
     """An empty database: SQLite in memory, or a PostgreSQL database of the test's own."""
-    return "sqlite:///:memory:" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    return "sqlite:///:memory:" if kind == "sqlite" else str(request.getfixturevalue("postgres_url"))

@@ -1,7 +1,9 @@
 """Three hand-made applications against the slow model, on both databases, however the writes are divided."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import cache
 
 import hypothesis
 import pytest
@@ -24,16 +26,30 @@ from ensue.testing.generate_operations import (
 from ensue.testing.slow_agreement import all_at_once, differences, one_by_one
 from tests.agreement.running import Bench, Declared, examples
 from tests.agreement.schemas import BLOG, FIXED, FixedSchema
+from tests.services import Databases
+
+Benches = Callable[[FixedSchema, str], Bench]
 
 
-def declared(schema: FixedSchema) -> Declared:
-    return Declared(schema.entities, schema.globals, schema.interactions)
+@pytest.fixture(scope="module")
+def benches(request: pytest.FixtureRequest) -> Iterator[Benches]:
+    """An app for each schema and kind of database, made once: every script begins and ends with nothing in it."""
+    with ExitStack() as stack:
+
+        @cache
+        def bench(schema: FixedSchema, kind: str) -> Bench:
+            url = "sqlite:///:memory:"
+            if kind == "postgres":
+                databases: Databases = request.getfixturevalue("postgres_databases")
+                url = stack.enter_context(databases.fresh())
+            return stack.enter_context(Bench(Declared(schema.entities, schema.globals, schema.interactions), url))
+
+        yield bench
 
 
 @pytest.fixture(params=FIXED, ids=str)
-def bench(request: pytest.FixtureRequest, url: str) -> Iterator[Bench]:
-    with Bench(declared(request.param), url) as made:
-        yield made
+def bench(request: pytest.FixtureRequest, benches: Benches, kind: str) -> Bench:
+    return benches(request.param, kind)
 
 
 def test_every_script_leaves_what_the_slow_model_says(bench: Bench) -> None:
@@ -78,17 +94,17 @@ def test_small_and_bulk_writes_agree(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("schema", FIXED, ids=str)
-def test_the_databases_agree_with_each_other(schema: FixedSchema, postgres_url: str) -> None:
-    with Bench(declared(schema), "sqlite:///:memory:") as one, Bench(declared(schema), postgres_url) as other:
+def test_the_databases_agree_with_each_other(schema: FixedSchema, benches: Benches) -> None:
+    one, other = benches(schema, "sqlite"), benches(schema, "postgres")
 
-        @examples(3)
-        @hypothesis.given(operations(one.model, max_size=6))
-        def check(script: Script) -> None:
-            left, right = one.run(script), other.run(script)
-            assert left.exceptions == right.exceptions
-            assert [*differences(left.image, right.image)] == []
+    @examples(3)
+    @hypothesis.given(operations(one.model, max_size=6))
+    def check(script: Script) -> None:
+        left, right = one.run(script), other.run(script)
+        assert left.exceptions == right.exceptions
+        assert [*differences(left.image, right.image)] == []
 
-        check()
+    check()
 
 
 # --- Cases known to be hard, each once by hand ------------------------------------------------------------------------
@@ -206,6 +222,5 @@ HARD = {
 
 
 @pytest.mark.parametrize("case", HARD)
-def test_a_hard_case_by_hand(case: str, url: str) -> None:
-    with Bench(declared(BLOG), url) as bench:
-        bench.run((USERS, POSTS, COMMENTS, *HARD[case]))
+def test_a_hard_case_by_hand(case: str, benches: Benches, kind: str) -> None:
+    benches(BLOG, kind).run((USERS, POSTS, COMMENTS, *HARD[case]))

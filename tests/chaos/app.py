@@ -1,8 +1,8 @@
-"""The app of the chaos run: shelves with entries whose changes are told to an outside service and to Redis, and what a process
-does with it until it is killed.
+"""The app of the chaos run: the entries of the kill tests, whose changes are told to an outside service and to Redis, and what a
+process does with it until it is killed.
 
-Every transaction writes, beside its entries, one `Cause` per change, so that deliveries can be compared afterwards without
-believing the effect table. Invariant: a process never gives up because something outside is gone; it waits and goes on.
+Every transaction writes, beside its entries, one `Cause` per change. Invariant: a process never gives up because something outside
+is gone; it waits and goes on.
 """
 
 from __future__ import annotations
@@ -18,25 +18,11 @@ from typing import Any
 import httpx2
 import redis.asyncio
 
-from ensue import (
-    App,
-    Count,
-    Effect,
-    Entity,
-    Integration,
-    Interaction,
-    Many,
-    One,
-    Property,
-    Ref,
-    Sum,
-    Transform,
-    Unavailable,
-    side_effect,
-)
+from ensue import App, Effect, Integration, Unavailable, side_effect
 from ensue.errors import Rejected
 from ensue.store.effect_table import SETTLED, in_list
 from ensue.store.statement import Run, Statement, Work
+from tests.durability.ledger import Cause, Entry, Put, Shelf
 
 SHELVES = 40
 WRITERS = 3
@@ -46,30 +32,6 @@ PAUSE_SECONDS = 0.02
 BATCH_MAX = 12
 STREAM = "told"
 LEASE_SECONDS = 3.0
-
-
-class Shelf(Entity):
-    entries = Many(lambda: Entry, inverse="shelf")
-    entry_count = Count(entries)
-    total = Sum(entries, lambda e: e.size)
-
-
-class Put(Interaction):
-    shelf: Ref[Shelf]
-    token: str
-
-
-class Entry(Entity, derived=Transform(Put, lambda e: {"shelf": e.shelf, "token": e.token, "size": 1})):
-    token: Property[str]
-    size: Property[int] = Property(default=0)
-    shelf: One[Shelf]
-
-
-class Cause(Entity, derived=Transform(Put, lambda e: {"kind": "create", "token": e.token})):
-    """One committed change of an entry: which kind, and the token that its effects carry."""
-
-    kind: Property[str]
-    token: Property[str]
 
 
 class Outside(Integration):

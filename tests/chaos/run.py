@@ -12,30 +12,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import gc
 import json
-import logging
-import os
 import random
-import select
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.app import SHELVES, STREAM, Cause, Place, Shelf, live
+from tests.chaos.app import SHELVES, STREAM, Place, live
+from tests.durability import verdict
+from tests.durability.child import Child, freeze
+from tests.durability.ledger import Cause, Shelf
 from tests.services import PostgresServer, RedisServer, run_sql
 
 SERVERS, WORKERS = 3, 3
-READY_SECONDS_MAX = 60.0
 REST_SECONDS_MAX = 900.0
 OUTAGE_SHARE = 0.25
 """The share of the run during which the service is out in one piece."""
@@ -66,73 +62,27 @@ class Figures:
 
 
 class Process:
-    """A forked process of one role, started again under a new name whenever it is killed."""
+    """A process of one role, started again under a new name whenever it is killed."""
 
     def __init__(self, place: Place, role: str, number: int) -> None:
         self._place, self._role, self._number = place, role, number
         self._lives = 0
-        self.pid = 0
-        self.ready = -1
-
-    @property
-    def name(self) -> str:
-        return f"{self._role}{self._number}x{self._lives}"
+        self._child: Child
 
     def start(self, *, until_done: bool = False) -> None:
         self._lives += 1
-        ready, write_end = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(ready)
-            os._exit(_work(self._place, self.name, self._role, until_done=until_done, ready=write_end))
-        os.close(write_end)
-        self.pid, self.ready = pid, ready
+        name, writes = f"{self._role}{self._number}x{self._lives}", self._role == "server"
+        work = partial(live, self._place, name=name, writes=writes, until_done=until_done)
+        self._child = Child(lambda ready: work(ready=ready), self._place.log, name)
 
-    def is_ready(self, within_seconds: float = 0.0) -> bool:
-        """Whether it has come to its work."""
-        return bool(select.select([self.ready], [], [], within_seconds)[0])
+    def kill(self) -> None:
+        """Raises RuntimeError if it had ended by itself, which it must not."""
+        if not self._child.kill():
+            raise RuntimeError(f"{self._child.name} ended by itself; see the log")
 
-    def kill(self) -> str:
-        """Kill it; answers the name it had. Raises RuntimeError if it had ended by itself, which it must not."""
-        os.kill(self.pid, signal.SIGKILL)
-        os.close(self.ready)
-        _, status = os.waitpid(self.pid, 0)
-        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
-            raise RuntimeError(f"{self.name} ended by itself with {status}; see the log")
-        return self.name
-
-    def wait(self, seconds: float) -> int | None:
-        """Its status if it ends within so many seconds."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                os.close(self.ready)
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.1)
-        return None
-
-
-def _work(place: Place, name: str, role: str, *, until_done: bool, ready: int) -> int:
-    # What goes wrong outside is logged as warnings; an error is ours.
-    logging.basicConfig(
-        filename=place.log, level=logging.ERROR, format="%(levelname)s %(name)s %(message)s", force=True
-    )
-    try:
-        asyncio.run(
-            live(place, name=name, writes=role == "server", until_done=until_done, ready=lambda: _signal(ready))
-        )
-    except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
-        with place.log.open("a") as log:
-            log.write(f"ERROR {name} failed\n")
-            traceback.print_exc(file=log)
-        return 1
-    return 0
-
-
-def _signal(to: int) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        os.write(to, b".")
+    def wait(self, seconds: float) -> int:
+        """Its status; -1 if it had to be killed after so many seconds."""
+        return self._child.wait(seconds)
 
 
 class Service:
@@ -347,17 +297,11 @@ def compare(place: Place, log: Path, figures: Figures) -> None:
     figures.causes, figures.effects = len(causes), len(effects)
     figures.deliveries = sum(map(len, told.values()))
     figures.dead = sum(state == "dead" for _, _, state, *_ in effects)
-    _wrong(figures, "not settled", [(key, state) for _, key, state, *_ in effects if state != "done"])
+    verdict.note(figures.wrong, "not settled", [(key, state) for _, key, state, *_ in effects if state != "done"])
     tokens = {token for _, token in causes}
     for sink, found in told.items():
-        keys: dict[str, set[str]] = {}
-        for key, _, token in found:
-            keys.setdefault(token, set()).add(key)
-        lost = tokens - keys.keys()
-        figures.lost += len(lost)
-        _wrong(figures, f"committed and never told to {sink}", lost)
-        _wrong(figures, f"told to {sink} and never committed", keys.keys() - tokens)
-        _wrong(figures, f"told to {sink} under more than one key", [token for token, of in keys.items() if len(of) > 1])
+        told_here = ((token, key) for key, _, token in found)
+        figures.lost += verdict.compare(figures.wrong, tokens, told_here, to=sink)
         figures.repeats[sink] = len(found) - len({key for key, _, _ in found})
     if figures.repeats["keyed"]:
         figures.wrong.append(f"{figures.repeats['keyed']} repeats reached what knows keys")
@@ -387,12 +331,6 @@ def _compare_repeats(figures: Figures) -> None:
         figures.wrong.append(f"{repeats} repeats, and only {allowed} answers dropped or attempts lost")
 
 
-def _wrong(figures: Figures, what: str, found: Any) -> None:
-    listed = list(found)
-    if listed:
-        figures.wrong.append(f"{len(listed)} {what}, such as {listed[:5]}")
-
-
 # --- The command ------------------------------------------------------------------------------------------------------
 
 
@@ -407,14 +345,12 @@ def chaos(directory: Path, *, seconds: float, kills: int, effects: int, seed: in
     ):
         place = Place(database, service.url, redis.url, directory / "log")
         asyncio.run(_first_rows(place))
-        gc.collect()
-        gc.freeze()
+        freeze()
         run = Chaos(postgres, redis, service, place, database, figures, seconds, kills, effects, random.Random(seed))
         run.run()
         figures.answers_dropped = service.dropped
         run.count_in_flight()
-        if place.log.exists() and (logged := place.log.read_text()):
-            figures.wrong.append(f"logged: {logged[:4000]}")
+        verdict.note_log(figures.wrong, place.log)
         compare(place, directory / "told", figures)
     service.close()
     return figures

@@ -22,6 +22,8 @@ WRONG: dict[tuple[str, str], tuple[str, ...]] = {
     ("run", "--host"): NO_WORD,
     ("run", "--port"): NO_PORT,
     ("run", "--log-level"): ("", "LOUD", "10"),
+    ("run", "--grace-seconds"): ("", "x", "-1", "nan", "inf", "86401"),
+    ("worker", "--grace-seconds"): ("", "x", "-1", "nan", "inf", "86401"),
     ("worker", "--log-level"): ("", "LOUD", "10"),
     ("worker", "--from"): (
         "",

@@ -10,16 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
-import os
 import random
-import select
-import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,14 +22,14 @@ from typing import Any
 
 from ensue.engine.audit import audit, format_report
 from ensue.store.statement import Run, Statement, Work
-from tests.durability.ledger import Cause, Life, Place, log_to
+from tests.durability import verdict
+from tests.durability.child import Child, freeze
+from tests.durability.ledger import Cause, Life, Place
 
 LIFE_SECONDS = 0.4
 SHORT_LIFE_SECONDS = 0.1
 STILLBORN = 0.15
 """The share of kills before the process has come to its work."""
-READY_SECONDS_MAX = 30.0
-END_SECONDS_MAX = 300.0
 
 
 @dataclass
@@ -55,59 +50,8 @@ class Figures:
     wrong: list[str] = field(default_factory=list[str])
 
 
-class Child:
-    """A forked process that lives a `Life`."""
-
-    def __init__(self, life: Life) -> None:
-        self._ready, write_end = os.pipe()
-        self.born = time.monotonic()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self._ready)
-            os._exit(_live(life, write_end))
-        os.close(write_end)
-
-    def wait_ready(self) -> float:
-        """Wait until it does its work; answers the seconds that took."""
-        readable, _, _ = select.select([self._ready], [], [], READY_SECONDS_MAX)
-        if not readable or not os.read(self._ready, 1):
-            raise RuntimeError("a process did not come to its work; see the log")
-        return time.monotonic() - self.born
-
-    def kill(self) -> bool:
-        """Kill it; false if it had ended by itself, which it should not have."""
-        os.kill(self.pid, signal.SIGKILL)
-        os.close(self._ready)
-        _, status = os.waitpid(self.pid, 0)
-        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-
-    def wait(self) -> int:
-        """Wait for its end; answers its status."""
-        end = time.monotonic() + END_SECONDS_MAX
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                os.close(self._ready)
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.02)
-        self.kill()
-        return -1
-
-
-def _live(life: Life, ready: int) -> int:
-    log_to(life.place.log)
-    try:
-        asyncio.run(life.live(lambda: _write_byte(ready)))
-    except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
-        with life.place.log.open("a") as log:
-            log.write("ERROR a process failed\n")
-            traceback.print_exc(file=log)
-        return 1
-    return 0
-
-
-def _write_byte(to: int) -> None:
-    os.write(to, b".")
+def _child(life: Life) -> Child:
+    return Child(life.live, life.place.log)
 
 
 def run(place: Place, kills: int, effects: int, *, apart: bool = False, life_seconds: float = LIFE_SECONDS) -> Figures:
@@ -123,12 +67,11 @@ def run(place: Place, kills: int, effects: int, *, apart: bool = False, life_sec
         _kill_the_worker(place, figures, starts, kills=kills, effects=effects, life_seconds=life_seconds)
     else:
         _kill_everyone(place, figures, starts, kills=kills, effects=effects, life_seconds=life_seconds)
-    if not figures.wrong and (status := Child(Life(place, writes=False, lasts=False)).wait()) != 0:
+    if not figures.wrong and (status := _child(Life(place, writes=False, lasts=False)).wait()) != 0:
         figures.wrong.append(f"the last process, which delivers the rest, ended with {status}")
     figures.seconds = round(time.monotonic() - began, 1)
     figures.start_milliseconds = round(1000 * sum(starts) / max(1, len(starts)), 1)
-    if place.log.exists() and (logged := place.log.read_text()):
-        figures.wrong.append(f"logged: {logged[:4000]}")
+    verdict.note_log(figures.wrong, place.log)
     asyncio.run(compare(place, figures))
     return figures
 
@@ -137,7 +80,7 @@ def _kill_everyone(
     place: Place, figures: Figures, starts: list[float], *, kills: int, effects: int, life_seconds: float
 ) -> None:
     while figures.kills < kills or _told(place) < effects:
-        child = Child(Life(place))
+        child = _child(Life(place))
         _let_live(child, figures, starts, life_seconds)
         if not child.kill():
             figures.wrong.append("a process ended before it was killed")
@@ -149,10 +92,10 @@ def _kill_the_worker(
     place: Place, figures: Figures, starts: list[float], *, kills: int, effects: int, life_seconds: float
 ) -> None:
     # An entry that is created is told twice, any other change once.
-    writer = Child(Life(place, delivers=False, causes=effects, lasts=False))
+    writer = _child(Life(place, delivers=False, causes=effects, lasts=False))
     writer.wait_ready()
     while figures.kills < kills:
-        child = Child(Life(place, writes=False))
+        child = _child(Life(place, writes=False))
         _let_live(child, figures, starts, life_seconds)
         if not child.kill():
             figures.wrong.append("a worker ended before it was killed")
@@ -188,8 +131,7 @@ def _warm_up(place: Place) -> None:
     asyncio.run(once())
     if place.database.startswith("postgresql"):
         import ensue.store.drivers.postgres  # noqa: F401
-    gc.collect()
-    gc.freeze()
+    freeze()
 
 
 # --- What must hold ---------------------------------------------------------------------------------------------------
@@ -219,12 +161,8 @@ def _effects() -> Work[list[Any]]:
 def _compare_causes(causes: list[tuple[str, str]], lines: list[list[str]], figures: Figures) -> None:
     expected = {("tell", *cause) for cause in causes}
     expected |= {("tell_in_order", kind, token) for kind, token in causes if kind == "create"}
-    keys: dict[tuple[str, str, str], set[str]] = {}
-    for key, name, kind, token, _ in lines:
-        keys.setdefault((name, kind, token), set()).add(key)
-    _wrong(figures, "committed and never told", expected - keys.keys())
-    _wrong(figures, "told and never committed", keys.keys() - expected)
-    _wrong(figures, "told under more than one key", [told for told, found in keys.items() if len(found) > 1])
+    told = (((name, kind, token), key) for key, name, kind, token, _ in lines)
+    verdict.compare(figures.wrong, expected, told)
 
 
 def _compare_effects(effects: list[Any], lines: list[list[str]], figures: Figures) -> None:
@@ -234,9 +172,9 @@ def _compare_effects(effects: list[Any], lines: list[list[str]], figures: Figure
     contents: dict[str, set[str]] = {}
     for line in lines:
         contents.setdefault(line[0], set()).add("\t".join(line))
-    _wrong(figures, "one key, told differently", [key for key, found in contents.items() if len(found) > 1])
-    _wrong(figures, "not settled", [(key, state) for key, state, *_ in effects if state != "done"])
-    _wrong(figures, "settled and never told", {key for key, *_ in effects} - told.keys())
+    verdict.note(figures.wrong, "one key, told differently", [key for key, found in contents.items() if len(found) > 1])
+    verdict.note(figures.wrong, "not settled", [(key, state) for key, state, *_ in effects if state != "done"])
+    verdict.note(figures.wrong, "settled and never told", {key for key, *_ in effects} - told.keys())
     first = {key: n for n, key in reversed(list(enumerate(line[0] for line in lines)))}
     by_order: dict[str, list[tuple[int, int]]] = {}
     for key, _, order_key, position, _ in effects:
@@ -248,12 +186,6 @@ def _compare_effects(effects: list[Any], lines: list[list[str]], figures: Figure
             figures.wrong.append(f"positions of {order_key} have gaps")
         if [n for _, n in places] != sorted(n for _, n in places):
             figures.wrong.append(f"what is ordered by {order_key} was not told in its order")
-
-
-def _wrong(figures: Figures, what: str, found: Any) -> None:
-    listed = list(found)
-    if listed:
-        figures.wrong.append(f"{len(listed)} {what}, such as {listed[:5]}")
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import random
 from collections.abc import Callable
@@ -285,8 +284,3 @@ class Writing:
 
     def _token(self) -> str:
         return f"{self._random.getrandbits(64):016x}"
-
-
-def log_to(path: Path) -> None:
-    """Warnings of the framework go to a file, which outlives the process."""
-    logging.basicConfig(filename=path, level=logging.ERROR, format="%(levelname)s %(name)s %(message)s", force=True)

@@ -18,6 +18,7 @@ from ensue.schema.delivery import Breaker, Rate, Retry, Target
 from ensue.store.effect_table import NEVER
 from tests.effects.world import NAME, Recorder, World, query
 
+ENDED = "state = 'done', lease_token = NULL, lease_until = NULL, settled_at = 1"
 QUICK_BREAKER = Breaker(consecutive=3, open_seconds=0.3)
 
 
@@ -168,6 +169,125 @@ async def test_no_window_of_a_fleet_holds_more_calls_than_were_allowed(world: Wo
     assert max(held) <= 20
 
 
+async def test_names_that_another_worker_alone_knows_count_too(world: World) -> None:
+    running = most = 0
+
+    async def handler(_row: EffectRow) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+
+    await world.enqueue([*world.effects(15), *world.effects(15, name="b")])
+    handling = Handling(handler, target=Target("crm", concurrency=2))
+    for seed, name in enumerate((NAME, "b")):
+        await world.running({name: handling}, seed=seed)
+    await world.until_all("done", seconds=20)
+    assert most == 2
+
+
+async def batches(world: World, gate: Gate, token: str) -> list[tuple[str, list[int]]]:
+    """Claim batches of ten; answers the calls that they are."""
+    turn = Turn([Want(NAME, 8, gate.target, after=first_after(NAME), batch=10)], [gate], token, "w", micros(30))
+    calls: dict[Any, list[int]] = {}
+    for one in await world.driver.write(claim(world.driver.dialect, turn)):
+        calls.setdefault(one.call, []).append(one.row.record_id)
+        assert one.turn == token
+    return [(str(call[1]), ids) for call, ids in calls.items()]
+
+
+async def test_a_batch_takes_one_place_and_one_token(world: World) -> None:
+    await world.enqueue(world.effects(65))
+    await world.driver.write(ensure_targets(world.driver.dialect, ["crm"]))
+    places, tokens = Gate("crm", concurrency=3), Gate("crm", rate=1e-12, burst=2.0)
+    first = await batches(world, places, "first")
+    assert [len(ids) for _, ids in first] == [10, 10, 10]
+    assert await batches(world, places, "second") == [], "three calls are being made"
+    await world.driver.write(query(f"UPDATE ensue_effect SET {ENDED} WHERE record_id IN (1, 2, 3, 4, 5) RETURNING id"))
+    assert await batches(world, places, "third") == [], "half of a batch is still a call"
+    await world.driver.write(query(f"UPDATE ensue_effect SET {ENDED} WHERE record_id <= 10 RETURNING id"))
+    assert [len(ids) for _, ids in await batches(world, places, "fourth")] == [10]
+    assert [len(ids) for _, ids in await batches(world, tokens, "fifth")] == [10, 10]
+    assert await batches(world, tokens, "sixth") == []
+    assert [round(row[0]) for row in await target_rows(world, "tokens, target")] == [0]
+
+
+async def test_what_failed_before_is_a_call_of_its_own(world: World) -> None:
+    await world.enqueue(world.effects(20))
+    await world.driver.write(ensure_targets(world.driver.dialect, ["crm"]))
+    failed = "UPDATE ensue_effect SET {0} WHERE record_id IN ({1}) RETURNING id"
+    for change, ids in (
+        ("error_class = 'transient'", "2"),
+        ("attempt = 1", "3"),
+        ("error_class = 'throttled'", "4, 5"),
+    ):
+        await world.driver.write(query(failed.format(change, ids)))
+    calls = await batches(world, Gate("crm", concurrency=4), "t")
+    assert sorted(len(ids) for _, ids in calls) == [1, 1, 8, 10]
+
+
+async def test_a_batch_that_failed_is_split_into_calls_that_count(world: World) -> None:
+    calls: list[list[int]] = []
+
+    async def handler(rows: list[EffectRow]) -> None:
+        calls.append([row.record_id for row in rows])
+        if 2 in calls[-1]:
+            raise ValueError("poison")
+
+    await world.enqueue(world.effects(4))
+    target = Target("crm", rate=Rate(1_000_000, per_seconds=1))
+    await world.running({NAME: Handling(handler, Retry(max_attempts=1), target=target, batch=10)})
+
+    async def ended() -> bool:
+        return await world.rows() == ["done", "dead", "done", "done"]
+
+    await world.until(ended)
+    assert sorted(calls) == [[1], [1, 2, 3, 4], [2], [3], [4]]
+    assert [row[0] for row in await target_rows(world, "version, target")] != [1], "claimed anew"
+    split = await world.driver.read(query("SELECT outcome, error_class FROM ensue_effect_attempt ORDER BY id"))
+    assert split[:4] == [("split", "transient")] * 4
+    assert await world.rows("attempt") == [1] * 4
+
+
+async def test_a_doubtful_batch_is_asked_about_and_not_called_one_by_one(world: World) -> None:
+    calls: list[int] = []
+    asked: list[int] = []
+
+    async def handler(rows: list[EffectRow]) -> None:
+        calls.append(len(rows))
+        raise ConnectionResetError("accepted, then reset")
+
+    async def verify(row: EffectRow) -> bool:
+        asked.append(row.record_id)
+        return True
+
+    await world.enqueue(world.effects(3))
+    await world.running({NAME: Handling(handler, batch=10, verify=verify)})
+    await world.until_all("done")
+    assert (calls, sorted(asked)) == ([3], [1, 2, 3])
+
+
+async def test_a_row_of_a_target_that_is_removed_comes_back(world: World) -> None:
+    running = most = 0
+
+    async def handler(_row: EffectRow) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+
+    await world.enqueue(world.effects(1))
+    await world.running({NAME: Handling(handler, target=Target("crm", concurrency=2))})
+    await world.until_all("done")
+    await world.driver.write(query("DELETE FROM ensue_effect_target RETURNING target"))
+    await world.enqueue(world.effects(10))
+    await world.until_all("done")
+    assert most == 2
+    assert [row[0] for row in await target_rows(world, "target, version")] == ["crm"]
+
+
 async def test_a_higher_priority_overtakes_what_is_a_minute_older(world: World) -> None:
     await world.enqueue([*world.effects(2, name="low"), *world.effects(2, name="high"), *world.effects(1, name="old")])
     await world.driver.write(
@@ -178,7 +298,7 @@ async def test_a_higher_priority_overtakes_what_is_a_minute_older(world: World) 
         Want(name, 5, "crm", priority, after=first_after(name))
         for name, priority in (("low", 0), ("high", 1), ("old", 0))
     ]
-    gates = [Gate("crm", ("low", "high", "old"), concurrency=3)]
+    gates = [Gate("crm", concurrency=3)]
     claims = await world.driver.write(claim(world.driver.dialect, Turn(wants, gates, "t", "w", micros(30))))
     assert sorted(one.row.name for one in claims) == ["high", "high", "old"]
 

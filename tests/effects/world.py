@@ -173,7 +173,7 @@ class World:
         """Claim as a worker that never beats."""
         self._made += 1
         want = Want(name, free, name, after=first_after(name))
-        turn = Turn([want], [Gate(name, (name,))], f"token-{self._made}", worker, micros(lease))
+        turn = Turn([want], [Gate(name)], f"token-{self._made}", worker, micros(lease))
         return list(await self.driver.write(claim(self.driver.dialect, turn)))
 
     async def settle(self, outcomes: Iterable[Outcome], moves: Iterable[Move] = ()) -> dict[int, str]:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from ensue import App, DeclarationError, Integration, StripeSignature, env, webhook
 from ensue.clock import ManualClock
@@ -111,11 +113,17 @@ async def test_a_large_body_is_refused_unread(sqlite_url: str) -> None:
 
 
 async def test_only_its_own_path_and_method(sqlite_url: str) -> None:
-    async with bank(sqlite_url) as (served, _, _app):
-        for path in ("/api/webhooks/bank/later", "/api/webhooks/shop/paid", "/api/webhooks/bank/paid/x"):
-            assert (await post(served, {}, path=path)).status_code == 404
-        assert (await served.http.get(PAID)).status_code == 405
+    async with bank(sqlite_url) as (served, _, app):
+        for path in ("/api/webhooks/bank/later", "/api/webhooks/shop/paid"):
+            assert (await post(served, {}, path=path)).json()["error"]["code"] == "unknown_webhook"
+        for path in (f"{PAID}/", f"{PAID}/x", "/api/webhooks/bank/", "/api/webhooks//paid", "/api/webhooks"):
+            assert (await post(served, {}, path=path)).json()["error"]["code"] == "unknown_route"
+        refused = await served.http.get(PAID)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
         assert (await post(served, {}, path="/api/webhooks/bank/paid-later")).status_code == 200
+        host = Starlette(routes=[Mount("/shop", app.asgi())])
+        async with serving(host, app) as mounted:
+            assert (await post(mounted, {}, path=f"/shop{PAID}")).status_code == 200
 
 
 async def test_a_failure_is_kept_answered_500_and_healed_by_a_repeat(

@@ -37,7 +37,7 @@ async def made_by_the_first_version(driver: Driver) -> None:
     plan = compiled(driver, (Item,))
     await prepare_database(plan, driver)
     tables = {name: {**table, "columns": dict(table["columns"])} for name, table in plan.fingerprint["tables"].items()}
-    for name in ("plain", "keyed", "parked"):
+    for name in ("plain", "keyed", "parked", "claimed"):
         await sql(driver, f"DROP INDEX ensue_effect_{name}")
     for column in NEW_COLUMNS:
         await sql(driver, f"ALTER TABLE ensue_effect DROP COLUMN {column}")
@@ -47,7 +47,7 @@ async def made_by_the_first_version(driver: Driver) -> None:
         del tables[name]
     await sql(driver, f"CREATE INDEX ensue_effect_due ON ensue_effect (name, available_at, id) WHERE {WAITING}")
     indexes = dict(tables["ensue_effect"]["indexes"])
-    for name in ("plain", "keyed", "parked"):
+    for name in ("plain", "keyed", "parked", "claimed"):
         del indexes[f"ensue_effect_{name}"]
     tables["ensue_effect"]["indexes"] = {**indexes, "ensue_effect_due": f"(name, available_at, id) where {WAITING}"}
     await driver.write(store_fingerprint(driver.dialect, {**plan.fingerprint, "tables": tables}))
@@ -67,7 +67,7 @@ async def test_what_the_first_version_enqueued_is_delivered(database_url: str) -
         assert not (await plan_additive(plan, driver)).refused
         await apply_additive(compiled(driver, (Item,)), driver)
         await prepare_database(compiled(driver, (Item,)), driver)
-        turn = Turn([Want("x.y", 5, "x.y", after=first_after("x.y"))], [Gate("x.y", ("x.y",))], "t", "w", 30_000_000)
+        turn = Turn([Want("x.y", 5, "x.y", after=first_after("x.y"))], [Gate("x.y")], "t", "w", 30_000_000)
         claims = await driver.write(claim(driver.dialect, turn))
         assert [one.row.key for one in claims] == ["k1", "k2"]
         ends = [outcome(one, "succeed") for one in claims]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
@@ -62,6 +63,9 @@ async def test_the_class_attribute_is_the_setting() -> None:
     class Plain(TaskIntegration):
         tasks = Video
 
+        async def submit(self, task: Any, key: str) -> str:
+            return key
+
     plain = Plain()
     async with AppHarness(App(integrations={"plain": plain})) as harness:
         assert plain.tasks is Video
@@ -75,6 +79,34 @@ async def test_a_word_that_leads_nowhere_is_told_at_the_start() -> None:
 
     with pytest.raises(DeclarationError, match="'finished'; expected queued, processing"):
         await App(integrations={"wrong": Wrong()}).freeze()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("deadline", timedelta(0)),
+        ("deadline", 600),
+        ("poll_seconds_max", -1),
+        ("expected_seconds", -2),
+        ("poll_timeout_seconds", 0),
+        ("submits_max", 0),
+        ("polls_at_once", 0),
+        ("on_unknown", "guess"),
+        ("key_ttl", timedelta(0)),
+    ],
+)
+async def test_settings_that_mean_nothing_are_told_at_the_start(setting: str, value: object) -> None:
+    wrong = type("Wrong", (Shop,), {setting: value})
+    with pytest.raises(DeclarationError, match=f"Wrong.{setting} is .*; expected"):
+        await App(integrations={"wrong": wrong()}).freeze()
+
+
+async def test_who_can_not_submit_is_told_at_the_start() -> None:
+    class Idle(TaskIntegration):
+        tasks = Picture
+
+    with pytest.raises(DeclarationError, match="Idle writes no submit"):
+        await App(integrations={"idle": Idle()}).freeze()
 
 
 async def test_an_app_without_tasks_is_told_at_the_start() -> None:

@@ -1,7 +1,8 @@
 """`ensue run`: serve the app with uvicorn, and deliver its effects.
 
 Decides how the server is set up and when it stops. Leaves serving to uvicorn, and the app's life to its lifespan. Invariant: on
-SIGTERM nothing new is accepted, what runs is finished, then delivery stops gracefully.
+SIGTERM nothing new is accepted, what runs is finished, then delivery stops gracefully; a second signal ends the process
+at once.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ensue.app import App
+from ensue.app import App, AppRun
 from ensue.cli import FAILED, OK
 from ensue.cli.locate import find_served
+from ensue.cli.signals import Signals
 from ensue.cli.starting import Starting
 from ensue.cli.terminal import CommandError
 from ensue.server.logs import log_to
@@ -66,6 +69,11 @@ def execute(given: argparse.Namespace) -> int:
     class AnnouncedServer(uvicorn.Server):
         """One that says where it listens; uvicorn's own lines are left out, as some of them quote clients' tokens."""
 
+        @contextmanager
+        def capture_signals(self) -> Generator[None]:
+            # They are ours: uvicorn would go on waiting at a second SIGTERM.
+            yield
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             try:
                 await super().startup(sockets)
@@ -78,25 +86,26 @@ def execute(given: argparse.Namespace) -> int:
                 logger.info("listening on http://%s:%d", host, port)
 
     server = AnnouncedServer(config)
-    stopped = asyncio.run(_serve(found if isinstance(found, App) else found.app, server))
+    with Signals() as signals:
+        app = found if isinstance(found, App) else found.app
+        stopped = asyncio.run(_serve(app.run(grace_seconds=given.grace_seconds), server, signals))
     # Being told to stop is no failure.
     return OK if server.started or stopped else FAILED
 
 
-async def _serve(app: App, server: uvicorn.Server) -> bool:
+async def _serve(run: AppRun, server: uvicorn.Server, signals: Signals) -> bool:
     """Serve until a signal; whether that came before the app had started."""
-    loop, starting = asyncio.get_running_loop(), Starting()
+    starting = Starting()
 
-    def stop(*_: object) -> None:
+    def stop() -> None:
+        logger.info("stopping; another signal ends at once")
         server.should_exit = True
-        loop.call_soon_threadsafe(starting.stop)
+        starting.stop()
 
-    # uvicorn takes these over while it serves, and raises them again when it is done.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    signals.attach(stop)
     try:
         # Entered here and not by the server's lifespan, whose errors are logged and not raised.
-        async with app:
+        async with run:
             starting.over = True
             await server.serve()
     except asyncio.CancelledError:

@@ -1,7 +1,7 @@
 """`ensue worker`: deliver an app's effects, without serving.
 
 Decides when a worker stops. Leaves delivery to the run of the app. Invariant: on SIGINT or SIGTERM nothing more is claimed, and
-what is being delivered has its grace before it is given back.
+what is being delivered has its grace before it is given back; a second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from ensue.cli import OK
 from ensue.cli.locate import find_app
 from ensue.cli.parsing.commands import METRICS_HOST
+from ensue.cli.signals import Signals
 from ensue.cli.starting import Starting
 from ensue.cli.terminal import CommandError
 from ensue.server.logs import log_to
@@ -36,11 +36,12 @@ def execute(given: argparse.Namespace) -> int:
         )
     app = find_app(given.app)
     log_to(sys.stderr, level=given.log_level)
-    asyncio.run(_work(app, given))
+    with Signals() as signals:
+        asyncio.run(_work(app, given, signals))
     return OK
 
 
-async def _work(app: App, given: argparse.Namespace) -> None:
+async def _work(app: App, given: argparse.Namespace, signals: Signals) -> None:
     stopping = asyncio.Event()
     starting = Starting()
 
@@ -48,9 +49,7 @@ async def _work(app: App, given: argparse.Namespace) -> None:
         stopping.set()
         starting.stop()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    signals.attach(stop)
     try:
         async with _run(app, given) as run, AsyncExitStack() as stack:
             starting.over = True
@@ -58,7 +57,7 @@ async def _work(app: App, given: argparse.Namespace) -> None:
             if given.metrics_port is not None:
                 await _serve_metrics(run, given, stack)
             await stopping.wait()
-            logger.info("stopping")
+            logger.info("stopping; another signal ends at once")
     except asyncio.CancelledError:
         if not starting.stopped:
             raise
@@ -80,7 +79,9 @@ async def _serve_metrics(run: AppRun, given: argparse.Namespace, stack: AsyncExi
 
 def _run(app: App, given: argparse.Namespace) -> AppRun:
     if given.relay is None:
-        return app.run(worker_name="worker", lease_seconds=given.lease_seconds)
+        return app.run(worker_name="worker", lease_seconds=given.lease_seconds, grace_seconds=given.grace_seconds)
+    from ensue.app import RunOptions
     from ensue.cli.relayed import RelayedRun
 
-    return RelayedRun(app, given.relay, lease_seconds=given.lease_seconds)
+    options = RunOptions(worker_name="relay worker", grace_seconds=given.grace_seconds)
+    return RelayedRun(app, given.relay, options=options, lease_seconds=given.lease_seconds)

@@ -179,14 +179,17 @@ class Delivery:
         """Claim no more, let handlers run for `grace_seconds`, then cancel them and give their leases back.
 
         What is given back has as many attempts as before. Bounded: at most 5 s more than `grace_seconds`, plus one
-        write.
+        write, which waits for the database until `Driver.cut`.
         """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace_seconds
         self._stopping = True
         self._signal.set()
-        # The round under way may still bring claims; they are to be waited for as well.
-        async with self._round_lock:
-            pass
-        await self._wait_for_handlers(grace_seconds)
+        # The round under way may still bring claims; they are to be waited for as well, unless the database is silent.
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(end), self._round_lock:
+                pass
+        await self._wait_for_handlers(end - loop.time())
         self._flights.cancel()
         for task in self._after_commit:
             task.cancel()
@@ -197,6 +200,9 @@ class Delivery:
         self._ended.set()
         if self._tasks:
             await asyncio.gather(*self._tasks)
+        # What a round brought that ended only now is not begun any more.
+        self._flights.cancel()
+        self._flights.give_back()
         await self._try_settle()
         await self._try_round()
         await self._heartbeat.stop()
@@ -397,6 +403,10 @@ class Delivery:
         if self._tasks:
             await self._probe()
         self._due_in_seconds = _next_instant(seen)
+        if any(one.missing for one in seen):
+            # Somebody removed the row that limits are counted in; without it nothing of that target could ever be claimed.
+            self._ensured = False
+            await self._ensure_targets()
         self._offers.learn(seen)
         ready = any(one.claimable_in is not None and one.claimable_in <= 0 and one.name in wanted for one in seen)
         return woken or ready, any(one.lease_ends_in is not None and one.lease_ends_in <= 0 for one in seen)
@@ -439,15 +449,15 @@ class Delivery:
             self._growths = tuple(size for size in self._growths if size > claims[-1].row.id)
             await self._driver.read(plan_anew())
 
-    async def _walk_on(self, missed: Sequence[tuple[str, str]]) -> None:
+    async def _walk_on(self, missed: Sequence[Want]) -> None:
         """Have the next look go on behind the keys of this one: soon while there are more, and then after a long pause.
 
         Thousands of keys that wait for somebody would else keep the others waiting for as many looks.
         """
         ends: list[str | None] = []
-        for name, after in missed:
-            ends.append(await self._driver.read(walk_end(self._driver.dialect, name, after)))
-            self._offers.go_on(name, ends[-1])
+        for want in missed:
+            ends.append(await self._driver.read(walk_end(self._driver.dialect, want)))
+            self._offers.go_on(want.name, ends[-1])
         if ends:
             self._pause = self._polling.first_seconds if any(ends) else self._longest
 

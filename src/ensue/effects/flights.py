@@ -101,10 +101,10 @@ class Flights:
         return list({lease.token for lease in self._flights})
 
     def wants(self) -> list[tuple[str, int]]:
-        """The room per name; names without room are left out. What has ended keeps its place until that is written."""
+        """The room for calls per name; names without room are left out. An end keeps its place until it is written."""
         calls = Counter(flight.name for flight in {id(f): f for f, _ in self._flights.values()}.values())
         free = ((name, item, item.concurrency - calls[name]) for name, item in self._handlings.items())
-        return [(name, room * (item.batch or 1)) for name, item, room in free if room > 0]
+        return [(name, room) for name, _, room in free if room > 0]
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -125,19 +125,13 @@ class Flights:
                     tell(self.observers, DeliveryEvent("claimed", part.claim.row, part.claim.target, seconds=waited))
             flight.task = asyncio.create_task(self._fly(flight), name=f"ensue.effects.{name}", context=context.copy())
 
-    def _grouped(self, claims: Sequence[Claim]) -> Iterable[list[Claim]]:
-        """Batches of one name. What failed or lost its worker before goes alone: it may be what others fail with."""
-        batches: dict[str, list[Claim]] = {}
+    @staticmethod
+    def _grouped(claims: Sequence[Claim]) -> Iterable[list[Claim]]:
+        """The calls that `claims` are, as they were claimed and counted."""
+        calls: dict[tuple[str, int | str], list[Claim]] = {}
         for claim in claims:
-            row, size = claim.row, self._handlings[claim.row.name].batch
-            if size is None or row.attempt > 1 or row.doubt or row.error_class == "lost":
-                yield [claim]
-                continue
-            batch = batches.setdefault(row.name, [])
-            batch.append(claim)
-            if len(batch) == size:
-                yield batches.pop(row.name)
-        yield from batches.values()
+            calls.setdefault(claim.call, []).append(claim)
+        return calls.values()
 
     def confirm(self, outcomes: Sequence[Outcome], settled: Mapping[int, str]) -> None:
         """The database has answered for `outcomes`: it took those in `settled` and refused the others."""
@@ -221,22 +215,31 @@ class Flights:
                 self._interrupted(flight, error)
                 return
             failure = self._judged(error, handling)
-            if len(parts) > 1 and failure.kind not in ("unavailable", "throttled"):
+            if len(parts) > 1 and self._to_be_split(flight, failure):
                 _logger.warning("a batch of %d %s failed, one by one now: %s", len(parts), flight.name, failure.message)
+                told = (failure.kind, failure.message)
                 for part in parts:
-                    if flight.interrupted:
-                        self._interrupted(flight, error)
-                        return
-                    await self._send(flight, [part])
-                return
-            for part in parts:
-                self._failed(flight, part, failure)
+                    part.end = part.end or outcome(part.claim, "split", error=told, yields=handling.coalesce)
+            else:
+                for part in parts:
+                    self._failed(flight, part, failure)
             self._learn(flight, parts, failure)
         else:
             for part, receipt in zip(parts, _receipts(answer, len(parts)), strict=True):
                 part.end = part.end or _arrived(part.claim, "succeed", receipt)
                 log_effect(logging.DEBUG, "delivered", part.claim.row)
             self._learn(flight, parts, None)
+
+    def _to_be_split(self, flight: _Flight, failure: Failure) -> bool:
+        """Whether each effect of a batch that failed is called alone at once, as one of them may be what the others failed with.
+
+        Each of these calls is claimed anew, so that the target's limits see it. Not while the other side can't be had, and not
+        what must be asked about first.
+        """
+        if failure.kind in ("unavailable", "throttled", "unknown"):
+            return False
+        since = self._since_sent(flight.parts[0]) + self._elapsed(flight)
+        return not (flight.handling.guarded and failure.ambiguous) or flight.handling.resend_is_safe(since)
 
     async def _ask(self, flight: _Flight, part: _Part) -> None:
         """An earlier call may have arrived: find out before another one."""
@@ -309,9 +312,12 @@ class Flights:
     def _since_sent(self, part: _Part) -> timedelta:
         return timedelta(microseconds=part.claim.sent_micros)
 
+    def _elapsed(self, flight: _Flight) -> timedelta:
+        return timedelta(seconds=self._clock.monotonic_seconds() - flight.started_at)
+
     def _circumstances(self, flight: _Flight, part: _Part) -> Circumstances:
         row = part.claim.row
-        elapsed = timedelta(seconds=self._clock.monotonic_seconds() - flight.started_at)
+        elapsed = self._elapsed(flight)
         return Circumstances(
             attempts=row.attempt,
             age=timedelta(microseconds=part.claim.age_micros) + elapsed,
@@ -376,7 +382,7 @@ class Flights:
         most: int = 0,
     ) -> None:
         names = self._names.get(claim.target, ())
-        self._moves.append(Move(kind, claim.target, pause, most, token=claim.token, names=names))
+        self._moves.append(Move(kind, claim.target, pause, most, token=claim.turn, names=names))
         if kind == "close" and claim.target in self._windows:
             self._windows[claim.target].reset()
 

@@ -34,18 +34,13 @@ class Offers:
         for name, handling in handlings.items():
             gate = _gate(name, handling)
             known = self._gates.get(gate.target)
-            names = (name,) if known is None else (*known.names, name)
             probe = gate.probe if known is None else max(known.probe, gate.probe)
-            self._gates[gate.target] = Gate(gate.target, names, gate.rate, gate.burst, gate.concurrency, probe)
-        self.limited = tuple(
-            sorted(
-                gate.target for gate in self._gates.values() if gate.rate is not None or gate.concurrency is not None
-            )
-        )
+            self._gates[gate.target] = Gate(gate.target, gate.rate, gate.burst, gate.concurrency, probe)
+        self.limited = tuple(sorted(gate.target for gate in self._gates.values() if gate.limited))
         self.served = tuple(_served(name, handling) for name, handling in handlings.items())
 
     def wants(self, free: Sequence[tuple[str, int]]) -> list[Want]:
-        """What to claim: up to so many of each name."""
+        """What to claim: up to so many calls of each name."""
         return [self._want(name, room) for name, room in free]
 
     def all(self, now: float | None = None) -> list[Want]:
@@ -68,6 +63,8 @@ class Offers:
             self._after[name],
             rate=gate.rate,
             burst=gate.burst,
+            limited=gate.limited,
+            batch=handling.batch or 1,
             floor=self._floors.get(name, 0),
             server=self._server,
         )
@@ -86,9 +83,9 @@ class Offers:
         """Claims found what nothing unsettled is older than."""
         self._floors.update((claim.row.name, claim.floor) for claim in claims)
 
-    def missed(self, wants: Sequence[Want], claims: Sequence[Claim]) -> Iterator[tuple[str, str]]:
-        """Names whose keys gave less than there was room for, and after which key was looked; the others go on from there."""
-        got = Counter(claim.row.name for claim in claims)
+    def missed(self, wants: Sequence[Want], claims: Sequence[Claim]) -> Iterator[Want]:
+        """Those whose keys gave less than there was room for; the others go on from the last that they gave."""
+        got = Counter(name for name, _ in {claim.call for claim in claims})
         last: dict[str, str] = {}
         for claim in claims:
             if claim.row.order_key is not None:
@@ -100,9 +97,9 @@ class Offers:
                 self._after[want.name] = last.get(want.name, want.after)
             elif want.after != first_after(want.name):
                 # The rest of a round: the next one begins anew, or where this walk had to stop.
-                yield want.name, want.after
+                yield want
             elif not got[want.name]:
-                yield want.name, want.after
+                yield want
 
     def go_on(self, name: str, end: str | None) -> None:
         """A walk over keys ended at `end`, or had come to the last."""
@@ -113,7 +110,6 @@ def _gate(name: str, handling: Handling) -> Gate:
     target, rate = handling.target, handling.target.rate if handling.target is not None else None
     return Gate(
         handling.target_name(name),
-        (name,),
         rate=None if rate is None else rate.refill_per_second / 1_000_000,
         burst=None if rate is None else rate.burst_count,
         concurrency=None if target is None else target.concurrency,

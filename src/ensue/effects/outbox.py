@@ -6,7 +6,8 @@ proves it with the lease token; targets are moved before effects are settled, so
 opened.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +25,10 @@ from ensue.store.statement import Run, Work
 
 
 class Want(msgspec.Struct, frozen=True):
-    """How many effects of one name a worker has room for. `keyed`: ordered ones may wait, to be looked for after `after`.
+    """How many calls of one name a worker has room for, each of up to `batch` effects.
 
-    `floor` is what `server` found that nothing unsettled is older than.
+    `keyed`: ordered ones may wait, to be looked for after `after`. `limited`: the target has limits, counted in its row. `floor` is
+    what `server` found that nothing unsettled is older than.
     """
 
     name: str
@@ -37,19 +39,25 @@ class Want(msgspec.Struct, frozen=True):
     after: str = ""
     rate: float | None = None
     burst: float | None = None
+    limited: bool = False
+    batch: int = 1
     floor: int = 0
     server: int = 0
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """A target as one worker knows it: its limits (`rate` in calls per µs), the names that go there, and a probe's time."""
+    """A target as one worker knows it: its limits (`rate` in calls per µs), and a probe's time."""
 
     target: str
-    names: tuple[str, ...]
     rate: float | None = None
     burst: float | None = None
     concurrency: int | None = None
     probe: int = 60_000_000
+
+    @property
+    def limited(self) -> bool:
+        """Whether claims are counted in the target's row."""
+        return self.rate is not None or self.concurrency is not None
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -110,7 +118,7 @@ class Claim:
     """An effect that is ours until the lease ends.
 
     `age_micros` is its age at the claim, by the database's clock, since it was first due; `sent_micros` since the first
-    call. `probe`: it is the one call that a target with an open breaker is let. `floor` is that of its name.
+    call. `probe`: it is the one call that a target with an open breaker is let.
     """
 
     row: EffectRow
@@ -125,18 +133,29 @@ class Claim:
     def lease(self) -> Lease:
         return Lease(self.row.id, self.token)
 
+    @property
+    def turn(self) -> str:
+        """The token of the turn in which it was claimed."""
+        return self.token.partition(":")[0]
+
+    @property
+    def call(self) -> tuple[str, int | str]:
+        """What it has in common with those that go in the same call, and with nobody else."""
+        return self.row.name, self.token if ":" in self.token else self.row.id
+
 
 @dataclass(frozen=True, slots=True)
 class Due:
     """Of one name: µs until something can be claimed and until a lease runs out, and whether ordered effects wait.
 
-    Not positive when overdue, None when never.
+    Not positive when overdue, None when never. `missing`: its target has limits, and no row that they are counted in.
     """
 
     name: str
     claimable_in: int | None
     keyed: bool
     lease_ends_in: int | None
+    missing: bool = False
     floor: int = 0
     server: int = 0
 
@@ -203,12 +222,15 @@ def outcome(
 def due(dialect: Dialect, wants: Sequence[Want]) -> Work[list[Due]]:
     """When each of the names has something to do. Reads only, one index entry per name and question."""
     rows = yield Run(CLAIM[dialect].due, (as_json(wants),))
-    return [Due(name, ahead, bool(keyed), *more) for name, ahead, keyed, *more in rows]
+    return [
+        Due(name, ahead, bool(keyed), lease, bool(missing), *more) for name, ahead, keyed, lease, missing, *more in rows
+    ]
 
 
-def walk_end(dialect: Dialect, name: str, after: str) -> Work[str | None]:
+def walk_end(dialect: Dialect, want: Want) -> Work[str | None]:
     """The order key at which one look at the keys of `name` ends; None if it comes to the last of them."""
-    rows = yield Run(CLAIM[dialect].walk_end, (name, after))
+    floor = (want.floor, want.server) if dialect == "postgresql" else ()
+    rows = yield Run(CLAIM[dialect].walk_end, (want.name, want.after, *floor))
     return rows[0][0] if rows else None
 
 
@@ -264,13 +286,13 @@ def release(dialect: Dialect, tokens: Sequence[str]) -> Work[None]:
 
 
 def claim(dialect: Dialect, turn: Turn) -> Work[tuple[Claim, ...]]:
-    """Lease what is due: of each name at most `free`, of each target what it allows."""
+    """Lease what is due: of each name at most `free` calls, of each target what it allows."""
     if not turn.wants:
         return ()
     if dialect == "postgresql":
         params = (as_json(turn.wants), as_json(turn.gates), turn.token, turn.lease_micros, turn.worker, turn.relaxed)
         rows = yield Run(CLAIM[dialect].claim, params)
-        return tuple(_claim_of(row, turn.token) for row in sorted(rows))
+        return tuple(_claim_of(row) for row in sorted(rows))
     return (yield from _claim_on_sqlite(turn))
 
 
@@ -279,38 +301,60 @@ def _claim_on_sqlite(turn: Turn) -> Work[tuple[Claim, ...]]:
     rooms: dict[str, tuple[bool, float | None, int | None]] = {}
     gates = {gate.target: gate for gate in turn.gates}
     for target, probing, tokens, room in (yield Run(statements.room, (as_json(turn.gates),))):
-        limited = gates[target].rate is not None or gates[target].concurrency is not None
-        rooms[target] = (bool(probing), tokens if limited else None, room)
-    found: list[tuple[int, int, Want]] = []
+        rooms[target] = (bool(probing), tokens if gates[target].limited else None, room)
+    found: list[tuple[int, int, bool, Want]] = []
     for want in turn.wants:
         if rooms[want.target][2] == 0:
             continue
-        rows: list[Any] = yield Run(statements.plain, (want.name, want.free))
+        rows: list[Any] = yield Run(statements.plain, (want.name, want.free * want.batch))
         if want.keyed:
-            rows = rows + (yield Run(statements.keyed, (want.name, want.free, want.after)))
-        ranked = sorted((at - want.priority * 60_000_000, id_, want) for id_, at in rows)[: want.free]
-        found.extend(ranked)
-    picked: dict[str, list[int]] = {}
-    for _, id_, want in sorted(found, key=lambda item: item[:2]):
-        room = rooms[want.target][2]
-        if room is None or len(picked.get(want.target, ())) < room:
-            picked.setdefault(want.target, []).append(id_)
-    if not picked:
+            rows = rows + (yield Run(statements.keyed, (want.name, want.free * want.batch, want.after)))
+        found.extend((at - want.priority * 60_000_000, id_, bool(alone), want) for id_, at, alone in rows)
+    chosen, calls = _calls(
+        turn, sorted(found, key=lambda item: item[:2]), {name: room[2] for name, room in rooms.items()}
+    )
+    if not chosen:
         return ()
     taken = [
         {
             "target": target,
-            "tokens": None if rooms[target][1] is None else (rooms[target][1] or 0) - len(ids),
+            "tokens": None if rooms[target][1] is None else (rooms[target][1] or 0) - count,
             "probe": gates[target].probe if rooms[target][0] else None,
         }
-        for target, ids in picked.items()
+        for target, count in calls.items()
         if rooms[target][2] is not None
     ]
     if taken:
         yield Run(statements.take_room, (as_json(taken), turn.token))
-    chosen = [{"id": id_, "target": target} for target, ids in picked.items() for id_ in ids]
-    claimed = yield Run(statements.claim, (as_json(chosen), turn.token, turn.lease_micros, turn.worker))
-    return tuple(_claim_of((*row, rooms[row[-1]][0], 0), turn.token) for row in sorted(claimed))
+    claimed = yield Run(statements.claim, (as_json(chosen), turn.lease_micros, turn.worker))
+    return tuple(_claim_of((*row, rooms[row[-1]][0], 0)) for row in sorted(claimed))
+
+
+def _calls(
+    turn: Turn, found: Sequence[tuple[int, int, bool, Want]], rooms: Mapping[str, int | None]
+) -> tuple[list[dict[str, Any]], Mapping[str, int]]:
+    """Which of `found`, in this order, fit into the calls that there is room for; and how many calls of each target."""
+    of_target, of_name, places = Counter[str](), Counter[str](), Counter[str]()
+    tokens: dict[str, str] = {}
+    chosen: list[dict[str, Any]] = []
+    for _, id_, alone, want in found:
+        joins = not alone and places[want.name] > 0
+        if not joins:
+            room = rooms[want.target]
+            if of_name[want.name] == want.free or (room is not None and of_target[want.target] >= room):
+                continue
+            of_name[want.name] += 1
+            of_target[want.target] += 1
+        if alone or want.batch == 1:
+            token = turn.token
+        else:
+            if not joins:
+                places[want.name] = want.batch
+                tokens[want.name] = f"{turn.token}:{want.name}#{of_name[want.name]}"
+            places[want.name] -= 1
+            token = tokens[want.name]
+        chosen.append({"id": id_, "target": want.target, "token": token})
+    return chosen, of_target
 
 
 def plan_anew() -> Work[None]:
@@ -324,9 +368,9 @@ def beat(dialect: Dialect, leases: Iterable[Lease], lease_micros: int) -> Work[f
     return frozenset(row[0] for row in rows)
 
 
-def _claim_of(row: tuple[Any, ...], token: str) -> Claim:
+def _claim_of(row: tuple[Any, ...]) -> Claim:
     id_, name, key, record, record_id, payload, attempts, order_key, position, trace, enqueued_at, *more = row
-    failures, doubt, error_class, cause, cause_id, due_at, first_sent_at, now, target, probing, floor = more
+    failures, doubt, error_class, cause, cause_id, due_at, first_sent_at, token, now, target, probing, floor = more
     effect = EffectRow(
         id=id_,
         name=name,

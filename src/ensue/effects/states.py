@@ -47,6 +47,8 @@ TRANSITIONS: Final = _table(
     Transition("confirm", ("claimed",), "done", fenced=True, attempt="keep"),
     Transition("deny", ("claimed",), "pending", fenced=True, attempt="keep"),
     Transition("give_up", ("claimed",), "dead", fenced=True, attempt="keep"),
+    # By it, after a call with others: each is called alone next.
+    Transition("split", ("claimed",), "pending", fenced=True, attempt="keep"),
     # By it, without having called.
     Transition("release", ("claimed",), "pending", fenced=True, attempt="keep"),
     # By anyone, once the lease has run out.

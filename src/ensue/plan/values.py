@@ -212,11 +212,34 @@ def _json(type_: ValueType) -> Normalise:
 
     def check(value: Any) -> Any:
         try:
-            return decode(msgspec.json.encode(value, order="sorted"))
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            text = msgspec.json.encode(value, order="sorted")
+            found = decode(text)
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"is no JSON of the declared type: {error}") from error
+        if any(mark in text for mark in _SUSPECT):
+            _refuse_unstorable(value)
+        return found
 
     return check
+
+
+# What the text has if the value may hold a NUL character, or a number that is none: encoded as null, or by its name.
+_SUSPECT = (b"\\u0000", b"null", b"NaN", b"Infinity")
+
+
+def _refuse_unstorable(value: Any) -> None:
+    waiting: list[tuple[str, Any]] = [("$", msgspec.to_builtins(value, builtin_types=(Decimal,), str_keys=True))]
+    while waiting:
+        at, item = waiting.pop()
+        if isinstance(item, dict):
+            for key, inner in cast("dict[str, Any]", item).items():
+                waiting += [(f"{at}.{key}", inner), (f"a key of {at}", key)]
+        elif isinstance(item, list | tuple):
+            waiting.extend((f"{at}[{n}]", inner) for n, inner in enumerate(cast("list[Any]", item)))
+        elif isinstance(item, str) and "\0" in item:
+            raise ValueError(f"holds a NUL character, which databases can't store in text - at `{at}`")
+        elif isinstance(item, float | Decimal) and not Decimal(item).is_finite():
+            raise ValueError(f"{item} is not a finite number - at `{at}`")
 
 
 _SIMPLE: dict[str, Normalise] = {

@@ -18,6 +18,9 @@ Poison: TypeAlias = Literal["skip", "block", "park"]
 ErrorClass: TypeAlias = Literal["transient", "throttled", "unavailable", "rejected", "unknown", "bug", "lost"]
 """What kind of failure it was; decides what follows. `lost` is given by ensue when a worker did not come back."""
 
+GRACE_SECONDS: Final = 15.0
+"""How long what is being delivered may go on when a worker is told to stop, unless it was told otherwise."""
+
 LEASE_SECONDS: Final = 30.0
 """How long after the death of a worker others take what it held, unless it was told otherwise."""
 
@@ -98,7 +101,8 @@ class Breaker:
 class Target:
     """Where effects go. Effects of one target share its limits, its breaker and its pause, over all processes.
 
-    `rate` and `concurrency` hold for all processes together; `breaker=None` never stops calling.
+    `rate` and `concurrency` hold for all processes together and count calls, a batch as one; `breaker=None` never stops
+    calling.
 
     >>> crm = Target("crm", rate=Rate(10, per_seconds=1), concurrency=4)
     """

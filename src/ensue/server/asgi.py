@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -31,6 +31,7 @@ from ensue.server.docs.page import DOCS_PAGE, DOCS_POLICY
 from ensue.server.logs import accepted_id, new_id, request_id
 from ensue.server.options import AsgiOptions, ServerOptions
 from ensue.server.serving import Serving
+from ensue.server.webhooks import WebhookRoute
 from ensue.server.websocket import Client
 from ensue.telemetry import NOTHING, Switchboard, Telemetry, Under
 
@@ -74,10 +75,10 @@ class Server:
         self.options = options
         self._serving: Serving | None = None
         self._stopwatch = SystemClock()
-        routes: list[Route | WebSocketRoute] = [
+        routes: list[BaseRoute] = [
+            WebhookRoute(self._webhook),
             Route("/api/interactions/{name}", self._interaction, methods=["POST"]),
             Route("/api/integrations/{namespace}/{name}", self._api, methods=["POST"]),
-            Route("/api/webhooks/{namespace}/{path}", self._webhook, methods=["POST"]),
             Route("/health", self._health, methods=["GET"]),
             WebSocketRoute("/ws", self._websocket),
         ]
@@ -187,9 +188,8 @@ class Server:
             answer.headers.append(name, value)
         return answer
 
-    async def _webhook(self, request: Request) -> Response:
-        names = request.path_params
-        answer = await self._current().webhooks.take(names["namespace"], names["path"], request)
+    async def _webhook(self, namespace: str, path: str, request: Request, /) -> Response:
+        answer = await self._current().webhooks.take(namespace, path, request)
         if isinstance(answer, ErrorAnswer):
             return error_response(answer, request_id.get())
         return _json(encode(answer))

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
 
 from ensue.clock import Clock, SystemClock
 from ensue.errors import Rejected
@@ -27,6 +32,35 @@ if TYPE_CHECKING:
 READ_SECONDS_MAX: Final = 20.0
 ADDRESSES_MAX: Final = 10_000
 MINUTE_SECONDS: Final = 60.0
+
+
+_PREFIX: Final = "/api/webhooks/"
+
+
+class WebhookRoute(BaseRoute):
+    """`POST /api/webhooks/{namespace}/{path}`, without a pattern or a handler of exceptions of its own: it is met often."""
+
+    def __init__(self, answer: Callable[[str, str, Request], Awaitable[Response]]) -> None:
+        self._answer = answer
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Starlette asks its routes."""
+        if scope["type"] != "http" or len(self._names(scope)) != 2:
+            return Match.NONE, {}
+        return (Match.FULL if scope["method"] == "POST" else Match.PARTIAL), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["method"] != "POST":
+            raise HTTPException(405, headers={"allow": "POST"})
+        namespace, path = self._names(scope)
+        response = await self._answer(namespace, path, Request(scope, receive))
+        await response(scope, receive, send)
+
+    def _names(self, scope: Scope) -> list[str]:
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        names = path.removeprefix(_PREFIX).split("/") if path.startswith(_PREFIX) else []
+        return names if all(names) else []
 
 
 class Webhooks:

@@ -10,7 +10,7 @@ import argparse
 from typing import Any, get_args
 
 from ensue.cli.parsing import values
-from ensue.schema.delivery import LEASE_SECONDS
+from ensue.schema.delivery import GRACE_SECONDS, LEASE_SECONDS
 from ensue.store.effect_table import EffectState
 from ensue.store.inbox_table import STATES as MESSAGE_STATES
 
@@ -86,6 +86,7 @@ def _run(commands: Any) -> None:
         help="port to listen on, 0 for a free one (default: %(default)s)",
     )
     _log_level(run)
+    _grace(run)
     run.add_argument(
         "--metrics", action="store_true", help="serve /metrics for Prometheus (token: ENSUE_METRICS_TOKEN)"
     )
@@ -101,6 +102,7 @@ def _worker(commands: Any) -> None:
     )
     worker.set_defaults(module="worker")
     _log_level(worker)
+    _grace(worker)
     worker.add_argument(
         "--from",
         dest="relay",
@@ -123,6 +125,16 @@ def _worker(commands: Any) -> None:
     )
     worker.add_argument(
         "--metrics-host", type=values.host, metavar="HOST", help=f"address for --metrics-port (default: {METRICS_HOST})"
+    )
+
+
+def _grace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grace-seconds",
+        type=values.grace,
+        default=GRACE_SECONDS,
+        metavar="N",
+        help="how long what is being delivered may go on after SIGTERM; a second signal ends at once (default: %(default)g)",
     )
 
 

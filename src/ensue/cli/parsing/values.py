@@ -96,5 +96,6 @@ share = number("a share above 0 and up to 1, such as 0.01", least=0, most=1, ope
 # Less than one a day would reach beyond what a database counts in time.
 rate = number("how many a second, from 0.00001 on, such as 10", least=0.00001)
 interval = number("seconds from 0.1 to 86400, such as 2", least=0.1, most=86_400)
+grace = number("seconds from 0 to 86400, such as 15", least=0, most=86_400)
 lease = number("seconds from 1 to 86400, such as 30", least=1, most=86_400)
 host = words("the name or the address of a network interface, such as 127.0.0.1 or 0.0.0.0")

@@ -3,14 +3,25 @@
 Decides index use: unordered effects are found by their instant, ordered ones by walking over their keys, each of which
 shows its head at once however many wait behind it. Leaves what is asked for to `outbox`. Invariants: of an order key only
 the lowest unsettled position is ever claimed; the row of a target is locked only if it has limits or a breaker that is not
-closed, and what it allows is judged by what that lock shows.
+closed, and what it allows is judged by what that lock shows. Limits are limits of calls: a batch is one, whoever makes it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ensue.effects.sql.conditions import CLAIMABLE_STATE, KEYS_AT_ONCE, LEASED, above, head_of_walk, read, walk
+from ensue.effects.sql.conditions import (
+    ALONE,
+    CALLS,
+    CLAIMABLE_BY_ID,
+    CLAIMABLE_STATE,
+    KEYS_AT_ONCE,
+    LEASED,
+    above,
+    head_of_walk,
+    read,
+    walk,
+)
 from ensue.effects.states import SETTLED, target_of
 from ensue.store.driver import Dialect
 from ensue.store.effect_table import NEVER, STATEMENT_NOW, in_list
@@ -21,9 +32,9 @@ from ensue.store.statement import Statement
 class ClaimStatements:
     """All of them return rows.
 
-    `due` (wants) · `walk_end` (name, key after which) · PostgreSQL: `claim` (wants, gates, token, lease µs, worker,
-    relaxed) · SQLite: `room` (gates), `plain` (name, free), `keyed` (name, free, key after which), `take_room`
-    (taken, token), `claim` (picked, token, lease µs, worker).
+    `due` (wants) · `walk_end` (name, key after which) · PostgreSQL: `walk_end` (also floor, server), `claim` (wants, gates,
+    token, lease µs, worker, relaxed) · SQLite: `room` (gates), `plain` (name, rows), `keyed` (name, rows, key after which),
+    `take_room` (taken, token), `claim` (picked with their tokens, lease µs, worker).
     """
 
     due: Statement
@@ -37,12 +48,15 @@ class ClaimStatements:
 
 CLAIMED: Final = (
     "e.id, e.name, e.key, e.record, e.record_id, e.payload, e.attempt, e.order_key, e.position, e.trace, e.enqueued_at,"
-    " e.failures, e.doubt, e.error_class, e.cause, e.cause_id, coalesce(e.due_at, e.enqueued_at), e.first_sent_at"
+    " e.failures, e.doubt, e.error_class, e.cause, e.cause_id, coalesce(e.due_at, e.enqueued_at), e.first_sent_at,"
+    " e.lease_token"
 )
 
+_IN_USE: Final = f"SELECT {CALLS} FROM ensue_effect e WHERE {LEASED} AND e.target = "
+"""How many calls to the target that follows are being made, whoever makes them and under whatever name."""
 _SERVER: Final = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
 """Which server a floor was found by: what another one, that took its place, holds may be older."""
-_KNOWN_FLOOR: Final = f"CASE WHEN w.server = {_SERVER} THEN w.floor ELSE 0 END"
+_KNOWN_FLOOR: Final = f"CASE WHEN {{0}} = {_SERVER} THEN {{1}} ELSE 0 END"
 _NEXT_FLOOR: Final = (
     "least(pg_snapshot_xmin(pg_current_snapshot())::text::bigint, coalesce((SELECT e.since_transaction FROM ensue_effect e"
     f" WHERE e.name = w.name AND e.state NOT IN {in_list(SETTLED)} AND e.since_transaction >= w.floor"
@@ -78,8 +92,17 @@ def _tokens(now: str, *, least: str, greatest: str, of: str) -> str:
     return f"{least}({of}.burst, coalesce(t.tokens, {of}.burst) + {greatest}(0, {now} - t.refilled_at) * {of}.rate)"
 
 
-def _due(now: str, wants: str, *, least: str, greatest: str, floor: str, found: str) -> Statement:
-    """Per name: µs until something can be claimed, whether anything ordered waits, until a lease ends, and what was `found`."""
+def _due(dialect: Dialect, wants: str) -> Statement:
+    """Per name: µs until something can be claimed, whether anything ordered waits, until a lease ends, and whether the row
+    that its limits are counted in is missing; its floor, and the server that found it.
+    """
+    now, server = STATEMENT_NOW[dialect], dialect == "postgresql"
+    least, greatest = ("least", "greatest") if server else ("min", "max")
+    floor, found = (
+        ("w.floor", f"{_NEXT_FLOOR} AS floor, {_SERVER} AS server") if server else ("", "0 AS floor, 0 AS server")
+    )
+    # Else the planner looks once for each time that a value is named.
+    once = " OFFSET 0" if server else ""
     first = f"(SELECT e.{{0}} FROM ensue_effect e WHERE e.name = w.name AND {{1}}{above('e', floor)} ORDER BY e.{{0}} LIMIT 1)"
     plain = first.format("available_at", f"{CLAIMABLE_STATE} AND e.order_key IS NULL")
     keyed = first.format("available_at", f"{CLAIMABLE_STATE} AND e.order_key IS NOT NULL")
@@ -89,22 +112,24 @@ def _due(now: str, wants: str, *, least: str, greatest: str, floor: str, found: 
     return read(
         "due",
         f"SELECT d.name, CASE WHEN {least}(d.plain, d.keyed) < {NEVER} AND d.blocked < {NEVER}"
-        f" THEN {greatest}({least}(d.plain, d.keyed), d.blocked) - {now} END, d.keyed < {NEVER}, d.lease - {now}, d.floor, d.server"
+        f" THEN {greatest}({least}(d.plain, d.keyed), d.blocked) - {now} END, d.keyed < {NEVER}, d.lease - {now}, d.missing,"
+        " d.floor, d.server"
         f" FROM (SELECT w.name, coalesce({plain}, {NEVER}) AS plain, coalesce({keyed}, {NEVER}) AS keyed, {lease} AS lease,"
-        f" {blocked} AS blocked, {found} FROM {wants} LEFT JOIN ensue_effect_target t ON t.target = w.target) d",
+        f" {blocked} AS blocked, w.limited AND t.target IS NULL AS missing, {found}"
+        f" FROM {wants} LEFT JOIN ensue_effect_target t ON t.target = w.target{once}) d",
     )
 
 
 def _sqlite() -> ClaimStatements:
     now = STATEMENT_NOW["sqlite"]
     wants = (
-        "(SELECT value ->> 'name' AS name, value ->> 'target' AS target, value ->> 'rate' AS rate, value ->> 'burst' AS burst"
-        " FROM json_each(?1)) w"
+        "(SELECT value ->> 'name' AS name, value ->> 'target' AS target, value ->> 'rate' AS rate,"
+        " value ->> 'burst' AS burst, value ->> 'limited' AS limited FROM json_each(?1)) w"
     )
     tokens = _tokens(now, least="min", greatest="max", of="g")
-    picked = "SELECT value ->> 'id' AS id, value ->> 'target' AS target FROM json_each(?1)"
+    picked = "SELECT value ->> 'id' AS id, value ->> 'target' AS target, value ->> 'token' AS token FROM json_each(?1)"
     return ClaimStatements(
-        due=_due(now, wants, least="min", greatest="max", floor="", found="0 AS floor, 0 AS server"),
+        due=_due("sqlite", wants),
         walk_end=read(
             "walk_end", f"WITH {walk('?2', _END_SQLITE)} SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}"
         ),
@@ -112,21 +137,21 @@ def _sqlite() -> ClaimStatements:
             "room",
             f"SELECT g.target, coalesce(t.breaker_state, 'closed') <> 'closed', {tokens}, CASE WHEN NOT {_passable(now)} THEN 0"
             " WHEN coalesce(t.breaker_state, 'closed') <> 'closed' THEN 1"
+            " WHEN (g.rate IS NOT NULL OR g.concurrency IS NOT NULL) AND t.target IS NULL THEN 0"
             f" WHEN g.rate IS NOT NULL OR g.concurrency IS NOT NULL THEN min(coalesce(CAST({tokens} AS integer), {_UNLIMITED}),"
-            f" coalesce(g.concurrency - (SELECT count(*) FROM ensue_effect e WHERE {LEASED}"
-            f" AND e.name IN (SELECT value FROM json_each(g.names))), {_UNLIMITED})) END"
-            " FROM (SELECT value ->> 'target' AS target, value ->> 'rate' AS rate, value ->> 'burst' AS burst,"
-            " value ->> 'concurrency' AS concurrency, value ->> 'names' AS names FROM json_each(?1)) g"
+            f" coalesce(g.concurrency - ({_IN_USE}g.target),"
+            f" {_UNLIMITED})) END FROM (SELECT value ->> 'target' AS target, value ->> 'rate' AS rate,"
+            " value ->> 'burst' AS burst, value ->> 'concurrency' AS concurrency FROM json_each(?1)) g"
             " LEFT JOIN ensue_effect_target t ON t.target = g.target",
         ),
         plain=read(
             "plain",
-            f"SELECT e.id, e.available_at FROM ensue_effect e WHERE e.name = ?1 AND {CLAIMABLE_STATE} AND e.order_key IS NULL"
-            f" AND e.available_at <= {now} ORDER BY e.available_at, e.id LIMIT ?2",
+            f"SELECT e.id, e.available_at, {ALONE} FROM ensue_effect e WHERE e.name = ?1 AND {CLAIMABLE_STATE}"
+            f" AND e.order_key IS NULL AND e.available_at <= {now} ORDER BY e.available_at, e.id LIMIT ?2",
         ),
         keyed=read(
             "keyed",
-            f"WITH {walk('?3', _END_SQLITE)} SELECT e.id, e.available_at FROM walk CROSS {head_of_walk()}"
+            f"WITH {walk('?3', _END_SQLITE)} SELECT e.id, e.available_at, {ALONE} FROM walk CROSS {head_of_walk()}"
             f" WHERE {CLAIMABLE_STATE} AND e.available_at <= {now} LIMIT ?2",
         ),
         take_room=read(
@@ -141,8 +166,8 @@ def _sqlite() -> ClaimStatements:
         ),
         claim=read(
             "claim",
-            f"UPDATE ensue_effect AS e SET state = '{target_of('claim')}', lease_token = ?2, lease_until = {now} + ?3,"
-            f" worker = ?4, claimed_at = {now}, first_sent_at = coalesce(e.first_sent_at, {now}), target = s.target"
+            f"UPDATE ensue_effect AS e SET state = '{target_of('claim')}', lease_token = s.token, lease_until = {now} + ?2,"
+            f" worker = ?3, claimed_at = {now}, first_sent_at = coalesce(e.first_sent_at, {now}), target = s.target"
             f" FROM ({picked}) AS s WHERE e.id = s.id AND {CLAIMABLE_STATE}"
             f" RETURNING {CLAIMED.replace('e.', '')}, {now}, target",
         ),
@@ -152,15 +177,16 @@ def _sqlite() -> ClaimStatements:
 def _postgresql() -> ClaimStatements:
     now = STATEMENT_NOW["postgresql"]
     wants = (
-        f"(SELECT w.name, w.target, w.rate, w.burst, {_KNOWN_FLOOR} AS floor FROM json_to_recordset($1::text::json)"
-        " AS w(name text, target text, rate double precision, burst double precision, floor bigint, server bigint)) w"
+        f"(SELECT w.name, w.target, w.rate, w.burst, w.limited, {_KNOWN_FLOOR.format('w.server', 'w.floor')} AS floor"
+        " FROM json_to_recordset($1::text::json) AS w(name text, target text, rate double precision, burst double precision,"
+        " limited boolean, floor bigint, server bigint)) w"
     )
-    found = f"{_NEXT_FLOOR} AS floor, {_SERVER} AS server"
+    floor = _KNOWN_FLOOR.format("$4::bigint", "$3::bigint")
     return ClaimStatements(
-        due=_due(now, wants, least="least", greatest="greatest", floor="w.floor", found=found),
+        due=_due("postgresql", wants),
         walk_end=read(
             "walk_end",
-            f"WITH {walk('$2::text', _END_POSTGRESQL)} SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}",
+            f"WITH {walk('$2::text', _END_POSTGRESQL, floor)} SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}",
         ),
         claim=read("claim", _claim_on_postgresql(now)),
         room=_NONE,
@@ -183,62 +209,66 @@ def _claim_on_postgresql(now: str) -> str:
     """
     locked = "FOR NO KEY UPDATE OF e SKIP LOCKED"
     tokens = _tokens(now, least="least", greatest="greatest", of="k")
-    in_use = (
-        f"(SELECT count(*) FROM ensue_effect e WHERE {LEASED} AND e.name IN (SELECT json_array_elements_text(k.names)))"
-    )
-    limit = "least(w.free, r.room)"
+    limit = "least(w.free, r.room) * w.batch"
+    columns = "p.id, w.name, w.target, w.free, w.batch, p.alone, p.available_at - w.priority * 60000000 AS rank"
+    due_rows = f"e.id, e.available_at, {ALONE} AS alone"
+    in_turn = "ORDER BY c.rank, c.id"
     end = "(w.name || '}')"
     return (
         # A claim that is lost with the server is made again; a set value lasts for this one statement, its own transaction.
-        "WITH w AS MATERIALIZED (SELECT w.name, w.free, w.target, w.priority, w.keyed, w.after,"
-        f" {_KNOWN_FLOOR} AS floor, set_config('synchronous_commit',"
+        "WITH w AS MATERIALIZED (SELECT w.name, w.free, w.batch, w.target, w.priority, w.keyed, w.after,"
+        f" {_KNOWN_FLOOR.format('w.server', 'w.floor')} AS floor, set_config('synchronous_commit',"
         " CASE WHEN $6::boolean THEN 'off' ELSE current_setting('synchronous_commit') END, true)"
-        " FROM json_to_recordset($1::text::json) AS w(name text, free bigint, target text, priority bigint, keyed boolean,"
-        " after text, floor bigint, server bigint)),"
+        " FROM json_to_recordset($1::text::json) AS w(name text, free bigint, batch bigint, target text, priority bigint,"
+        " keyed boolean, after text, floor bigint, server bigint)),"
         " known AS MATERIALIZED (SELECT g.*, t.version, g.rate IS NOT NULL OR g.concurrency IS NOT NULL AS limited,"
         f" {_passable(now)} AS passable, coalesce(t.breaker_state, 'closed') <> 'closed' AS probing"
         " FROM json_to_recordset($2::text::json) AS g(target text, rate double precision, burst double precision,"
-        " concurrency bigint, probe bigint, names json) LEFT JOIN ensue_effect_target t ON t.target = g.target),"
+        " concurrency bigint, probe bigint) LEFT JOIN ensue_effect_target t ON t.target = g.target),"
         f" held AS MATERIALIZED (SELECT t.target, {tokens} AS tokens FROM ensue_effect_target t"
         " JOIN known k ON k.target = t.target AND k.version = t.version"
         " WHERE k.passable AND (k.probing OR k.limited) FOR NO KEY UPDATE OF t SKIP LOCKED),"
         " room AS MATERIALIZED (SELECT k.target, k.probing, k.probe, h.tokens, h.target IS NOT NULL AS held,"
         " CASE WHEN NOT k.passable OR ((k.probing OR k.limited) AND h.target IS NULL) THEN 0 WHEN k.probing THEN 1"
         " WHEN k.limited THEN least(floor(h.tokens)::bigint,"
-        f" k.concurrency - CASE WHEN k.concurrency IS NOT NULL THEN {in_use} END) END AS room"
+        f" k.concurrency - CASE WHEN k.concurrency IS NOT NULL THEN ({_IN_USE}k.target) END) END AS room"
         " FROM known k LEFT JOIN held h ON h.target = k.target),"
         # Materialized, because a limit inside a sub-select that the planner runs twice would claim twice as much.
-        " plain AS MATERIALIZED (SELECT p.id, w.name, w.target, w.free, p.available_at - w.priority * 60000000 AS rank"
+        f" plain AS MATERIALIZED (SELECT {columns}"
         " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0 CROSS JOIN LATERAL"
-        f" (SELECT e.id, e.available_at FROM ensue_effect e WHERE e.name = w.name AND {CLAIMABLE_STATE}"
+        f" (SELECT {due_rows} FROM ensue_effect e WHERE e.name = w.name AND {CLAIMABLE_STATE}"
         f" AND e.order_key IS NULL AND e.available_at <= {now}{above('e', 'w.floor')}"
         f" ORDER BY e.available_at, e.id LIMIT {limit} {locked}) p),"
-        " keyed AS MATERIALIZED (SELECT p.id, w.name, w.target, w.free, p.available_at - w.priority * 60000000 AS rank"
+        f" keyed AS MATERIALIZED (SELECT {columns}"
         " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0 AND w.keyed CROSS JOIN LATERAL"
-        f" (WITH {walk('w.after', end, 'w.floor')} SELECT e.id, e.available_at FROM walk {head_of_walk('w.floor')}"
-        f" WHERE {CLAIMABLE_STATE} AND e.available_at <= {now} LIMIT {limit} {locked}) p),"
-        " floors AS MATERIALIZED (SELECT w.name, "
-        f"{_NEXT_FLOOR} AS floor FROM w WHERE w.name IN (SELECT name FROM plain UNION ALL SELECT name FROM keyed)),"
-        " picked AS MATERIALIZED (SELECT c.id, c.target, r.probing, f.floor FROM (SELECT c.*,"
-        " row_number() OVER (PARTITION BY c.target ORDER BY c.rank, c.id) AS nth,"
-        " row_number() OVER (PARTITION BY c.name ORDER BY c.rank, c.id) AS nth_of_name"
-        " FROM (SELECT * FROM plain UNION ALL SELECT * FROM keyed) c) c JOIN room r ON r.target = c.target"
-        " JOIN floors f ON f.name = c.name"
-        " WHERE (r.room IS NULL OR c.nth <= r.room) AND c.nth_of_name <= c.free),"
-        " taken AS (UPDATE ensue_effect_target t SET version = t.version + 1, tokens = r.tokens - p.count,"
+        f" (WITH {walk('w.after', end, 'w.floor')} SELECT {due_rows} FROM walk {head_of_walk('w.floor')}"
+        f" WHERE {CLAIMABLE_BY_ID} AND e.available_at <= {now} LIMIT {limit} {locked}) p),"
+        f" floors AS MATERIALIZED (SELECT w.name, {_NEXT_FLOOR} AS floor FROM w"
+        " WHERE w.name IN (SELECT name FROM plain UNION ALL SELECT name FROM keyed)),"
+        # The first of a batch costs a call, and so does each that goes alone.
+        f" numbered AS (SELECT c.*, row_number() OVER (PARTITION BY c.name, c.alone {in_turn}) - 1 AS nth"
+        " FROM (SELECT * FROM plain UNION ALL SELECT * FROM keyed) c),"
+        " costing AS (SELECT c.*, CASE WHEN c.alone OR c.nth % c.batch = 0 THEN 1 ELSE 0 END AS cost FROM numbered c),"
+        " picked AS MATERIALIZED (SELECT c.id, c.target, c.cost, r.probing, f.floor, $3::text || CASE WHEN c.alone OR c.batch = 1"
+        " THEN '' ELSE ':' || c.name || '#' || c.nth / c.batch END AS token FROM (SELECT c.*,"
+        f" sum(c.cost) OVER (PARTITION BY c.target {in_turn}) AS spent,"
+        f" sum(c.cost) OVER (PARTITION BY c.name {in_turn}) AS spent_of_name"
+        " FROM costing c) c JOIN room r ON r.target = c.target JOIN floors f ON f.name = c.name"
+        " WHERE (r.room IS NULL OR c.spent <= r.room) AND c.spent_of_name <= c.free),"
+        " taken AS (UPDATE ensue_effect_target t SET version = t.version + 1, tokens = r.tokens - p.calls,"
         # A claim that began before another may lock the row after it; what came back since then is counted once.
         f" refilled_at = greatest(t.refilled_at, {now}),"
         " breaker_state = CASE WHEN r.probing THEN 'half_open' ELSE t.breaker_state END,"
         " probe_token = CASE WHEN r.probing THEN $3::text ELSE t.probe_token END,"
         f" probe_until = CASE WHEN r.probing THEN {now} + r.probe ELSE t.probe_until END"
-        " FROM room r JOIN (SELECT target, count(*) AS count FROM picked GROUP BY target) p ON p.target = r.target"
+        " FROM room r JOIN (SELECT target, sum(cost) AS calls FROM picked GROUP BY target) p ON p.target = r.target"
         " WHERE t.target = r.target AND r.held)"
-        f" UPDATE ensue_effect e SET state = '{target_of('claim')}', lease_token = $3::text,"
+        f" UPDATE ensue_effect e SET state = '{target_of('claim')}', lease_token = picked.token,"
         f" lease_until = {now} + $4::bigint, worker = $5::text, claimed_at = {now},"
         f" first_sent_at = coalesce(e.first_sent_at, {now}), target = picked.target"
         # The planner can't know how few are picked; from an array it expects few, and takes the index.
         " FROM picked WHERE e.id = picked.id AND e.id = ANY (ARRAY(SELECT id FROM picked))"
-        f" AND {CLAIMABLE_STATE} RETURNING {CLAIMED}, {now}, e.target, picked.probing, picked.floor"
+        f" AND {CLAIMABLE_BY_ID} RETURNING {CLAIMED}, {now}, e.target, picked.probing, picked.floor"
     )
 
 

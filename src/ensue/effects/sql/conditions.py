@@ -12,8 +12,21 @@ from ensue.store.effect_table import in_list
 from ensue.store.statement import Statement
 
 CLAIMABLE_STATE: Final = f"e.state IN {in_list(CLAIMABLE)}"
+CLAIMABLE_BY_ID: Final = CLAIMABLE_STATE.replace("e.state", "coalesce(e.state, '')")
+"""The same of rows that are found by their ids, in words that fit no partial index.
+
+To the planner the index of what waits looks short; the remains in it can be all that was settled today.
+"""
 LEASED: Final = f"e.state = '{target_of('claim')}'"
 UNSETTLED_KEYED: Final = f"h.order_key IS NOT NULL AND h.state NOT IN {in_list(SETTLED)}"
+
+ALONE: Final = (
+    "e.attempt > 0 OR e.doubt > 0 OR coalesce(e.error_class, 'unavailable') NOT IN ('unavailable', 'throttled')"
+)
+"""What failed by itself or lost its worker before goes in no batch: it may be what the others fail with."""
+
+CALLS: Final = "count(DISTINCT CASE WHEN e.lease_token LIKE '%:%' THEN e.lease_token ELSE CAST(e.id AS text) END)"
+"""How many calls claimed effects are: those of one batch have a token of their own, `turn:name#number`."""
 
 REPLAYED: Final = ":again-"
 """In the key of an effect that an operator sent once more: it comes last in its order, and tells nothing newer."""

@@ -132,7 +132,7 @@ def _sqlite() -> SettleStatements:
         release=read(
             "release",
             f"UPDATE ensue_effect AS e SET {_released_as(now)} WHERE {LEASED}"
-            " AND e.lease_token IN (SELECT value FROM json_each(?1)) RETURNING id",
+            " AND substr(e.lease_token, 1, instr(e.lease_token || ':', ':') - 1) IN (SELECT value FROM json_each(?1)) RETURNING id",
         ),
         rescue=read(
             "rescue",
@@ -185,7 +185,7 @@ def _postgresql() -> SettleStatements:
         release=read(
             "release",
             f"WITH mine AS MATERIALIZED (SELECT e.id FROM ensue_effect e WHERE {LEASED}"
-            " AND e.lease_token IN (SELECT json_array_elements_text($1::text::json))"
+            " AND split_part(e.lease_token, ':', 1) IN (SELECT json_array_elements_text($1::text::json))"
             f" ORDER BY e.id {locked}) UPDATE ensue_effect e SET {_released_as(now)} FROM mine"
             f" WHERE e.id = mine.id AND {LEASED} RETURNING e.id",
         ),

@@ -17,6 +17,10 @@ from ensue.plan.statements import Text
 from ensue.plan.writes import assign_statement, encode_rows
 from ensue.schema.model import computation_word
 from ensue.store.statement import Run, Statement, Work
+from ensue.store.violations import constraint_name
+
+IDS_SHOWN = 5
+"""How many ids an error lists of the references that a write gave."""
 
 Assign = Callable[[list[Any]], None]
 """Changes a row, given as a list, in place."""
@@ -39,8 +43,7 @@ def insert_rows(
         yield from _initial_formulas(tx, plan, drafts)
     rows: list[Row] = [tuple(draft) for draft in drafts]
     if unless:
-        encoded = rows[0] if plan.encode is None else plan.encode(rows[0])
-        if not (yield Run(_insert_unless(tx, plan, unless), encoded)):
+        if not (yield from _insert_new(tx, plan, rows[0], unless)):
             return []
     else:
         yield from _insert(tx, plan, rows, allotted=allotted)
@@ -48,6 +51,16 @@ def insert_rows(
     if plan.customs:
         tx.born.update(((plan.name, row[0]), row) for row in rows)
     return rows
+
+
+def _insert_new(tx: Transaction, plan: RecordPlan, row: Row, unless: tuple[str, ...]) -> Work[bool]:
+    encoded = row if plan.encode is None else plan.encode(row)
+    try:
+        return bool((yield Run(_insert_unless(tx, plan, unless), encoded)))
+    except ConstraintViolated as error:
+        if error.code == "reference":
+            raise _missing_reference(plan, [row], error.constraint) from error
+        raise
 
 
 def _insert_unless(tx: Transaction, plan: RecordPlan, unless: tuple[str, ...]) -> Statement:
@@ -117,24 +130,33 @@ def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row], *, allotted: boo
             tx.ids.found_in_use(plan.id_family, max(row[0] for row in rows))
             raise Conflict(f"An id of {plan.name} was already in use; the block of ids was dropped.") from error
         if error.code == "reference":
-            raise _missing_reference(plan, rows, error) from error
+            raise _missing_reference(plan, rows, error.constraint) from error
         raise
 
 
 def _missing_reference(
-    plan: RecordPlan, rows: list[Row], error: ConstraintViolated | None = None
+    plan: RecordPlan, rows: Sequence[Row], constraint: str = "", positions: Sequence[int] | None = None
 ) -> ConstraintViolated:
-    """The database says that a reference leads nowhere, but SQLite not which: name those that were given."""
-    links = [(n, column) for n, column in enumerate(plan.columns) if column.role == "link"]
-    given = {
-        column.name: f"is there a {column.target} with id {rows[0][n]}?"
-        for n, column in links
-        if rows[0][n] is not None
+    """A reference leads nowhere. SQLite does not say which, nor PostgreSQL in which row: name those that were given."""
+    links = [
+        (n, column)
+        for n, column in enumerate(plan.columns)
+        if column.role == "link" and (positions is None or n in positions)
+    ]
+    told = [link for link in links if constraint == constraint_name(plan.table.name, [link[1].column])]
+    given = {column: sorted({row[n] for row in rows if row[n] is not None}) for n, column in told or links}
+    shown = ", ".join(f"{column.name}={_listed(ids)}" for column, ids in given.items())
+    fields = {
+        column.name: f"is there a {column.target} with id {_listed(ids)}?" for column, ids in given.items() if ids
     }
-    which = f"{plan.name} refers to a record that does not exist"
-    shown = ", ".join(f"{column.name}={rows[0][n]}" for n, column in links)
-    named = error.constraint if error is not None else ""
-    return ConstraintViolated("reference", f"{which}; given: {shown}.", constraint=named, fields=given)
+    message = f"{plan.name} refers to a record that does not exist; given: {shown}."
+    return ConstraintViolated("reference", message, constraint=constraint, fields=fields)
+
+
+def _listed(ids: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ids[:IDS_SHOWN])) or "None"
+    more = len(ids) - IDS_SHOWN
+    return f"{shown} or {more} more" if more > 0 else " or ".join(shown.rsplit(", ", 1))
 
 
 def lock_rows(tx: Transaction, plan: RecordPlan, ids: Sequence[int], mode: LockMode = "update") -> Work[list[Row]]:
@@ -181,7 +203,13 @@ def write_pairs(tx: Transaction, plan: RecordPlan, pairs: Sequence[tuple[Row, Ro
     order = tx.plan.lock_orders.get(plan.name)
     if order is not None and not order.positions.isdisjoint(positions):
         yield from lock_in_order(tx, plan, [row for pair in pairs for row in pair])
-    yield from write_columns(tx, plan, positions, [new for _, new in pairs])
+    rows = [new for _, new in pairs]
+    try:
+        yield from write_columns(tx, plan, positions, rows)
+    except ConstraintViolated as error:
+        if error.code == "reference":
+            raise _missing_reference(plan, rows, error.constraint, positions) from error
+        raise
     cached = tx.rows.get(plan.name)
     for old, new in pairs:
         note(tx.pending, plan.name, old, new)

@@ -45,7 +45,7 @@ class Headers(Mapping[str, str]):
 
 
 def _written(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def lookup(headers: Mapping[str, str], name: str) -> str | None:

@@ -210,6 +210,7 @@ class TaskIntegration(Integration):
 
     async def configure(self, schema: Schema) -> None:
         check_statuses(type(self).__name__, self.statuses)
+        self._check_settings()
         self._check_lease()
         concrete = not self.tasks.__dict__.get("__ensue_abstract__")
         classes = [self.tasks] if concrete else list(schema.subclasses(self.tasks))
@@ -228,6 +229,19 @@ class TaskIntegration(Integration):
             # Each integration says it of its tasks, so that two that would both submit a task are told so.
             schema.property(cls, "status").computation = status_column()
         self._classes = {cls.__name__: cls for cls in classes}
+
+    def _check_settings(self) -> None:
+        name = type(self).__name__
+        if not self._writes("submit"):
+            text = f"{name} writes no submit: nothing could hand its tasks over. Write `async def submit(self, task, key)`."
+            raise DeclarationError(Problem(NO_TASKS, text))
+        problems = [
+            Problem(WRONG_SETTING, f"{name}.{setting} is {getattr(self, setting)!r}; expected {expected}.")
+            for setting, expected, fits in _SETTINGS
+            if not fits(getattr(self, setting))
+        ]
+        if problems:
+            raise DeclarationError(problems)
 
     def _check_lease(self) -> None:
         if self.poll_lease_seconds is not None and self.poll_lease_seconds <= self.poll_timeout_seconds:
@@ -333,6 +347,32 @@ class TaskIntegration(Integration):
     def _writes(self, method: str) -> bool:
         return getattr(type(self), method) is not getattr(TaskIntegration, method)
 
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, timedelta) and value > timedelta(0)
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < float("inf")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+# A value that a subclass names is its author's, so it was not converted from a text as those of the environment are.
+_SETTINGS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("expected_seconds", "seconds, 0 or more", lambda value: value == 0 or _is_seconds(value)),
+    ("poll_seconds_max", "seconds above 0", _is_seconds),
+    ("deadline", "a timedelta above 0", _is_time),
+    ("submit_timeout_seconds", "seconds above 0", _is_seconds),
+    ("poll_timeout_seconds", "seconds above 0", _is_seconds),
+    ("submits_at_once", "a whole number, 1 or more", _is_count),
+    ("polls_at_once", "a whole number, 1 or more", _is_count),
+    ("submits_max", "a whole number, 1 or more", _is_count),
+    ("on_unknown", "'fail' or 'resubmit'", lambda value: value in ("fail", "resubmit")),
+    ("key_ttl", "a timedelta above 0, or None", lambda value: value is None or _is_time(value)),
+)
 
 Setup = Callable[[Any, Any], Awaitable[None]]
 

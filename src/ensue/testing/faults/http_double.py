@@ -12,14 +12,13 @@ import inspect
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from ensue.errors import UsageError
 from ensue.testing.faults.answer import Answer, as_answer
 from ensue.testing.faults.http_wire import BadRequest, RecordedRequest, head_of, read_request
-from ensue.testing.faults.listener import Listener, abort
+from ensue.testing.faults.listener import Peer, abort
 
 WAIT_SECONDS = 10.0
 
@@ -56,7 +55,7 @@ class _Route:
         return values
 
 
-class HttpDouble:
+class HttpDouble(Peer):
     """A service for tests, at `url`; an async context manager.
 
     A route is `"POST /tasks/{id}"`: a method (or `*`), a path whose `{name}` segments match anything and whose last
@@ -86,36 +85,14 @@ class HttpDouble:
         self._header = idempotency_header
         self._remembered: dict[tuple[str, str], Answer] = {}
         self._routes: dict[str, _Route] = {}
-        self._listener = Listener(self._serve, host=host)
-        self._changed = asyncio.Event()
+        super().__init__(host=host)
         self._hearing = asyncio.Event()
         self._hearing.set()
-
-    async def __aenter__(self) -> Self:
-        self._listener.listen()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._listener.close()
-        if self._listener.failures and error is None:
-            raise self._listener.failures[0]
-
-    @property
-    def address(self) -> str:
-        """`host:port` of the service."""
-        return f"{self._listener.host}:{self._listener.port}"
 
     @property
     def url(self) -> str:
         """`http://host:port`, without a slash at the end."""
         return f"http://{self.address}"
-
-    @property
-    def open_connections(self) -> int:
-        """How many clients are connected now."""
-        return self._listener.open_connections
 
     @property
     def accepted_keys(self) -> Counter[str]:
@@ -167,14 +144,11 @@ class HttpDouble:
 
         It is asked after each request. Raises `TimeoutError` with what was recorded.
         """
-        try:
-            async with asyncio.timeout(seconds_max):
-                while not met(self):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            seen = [f"{request.method} {request.target}" for request in self.requests]
-            raise TimeoutError(f"After {seconds_max:g} s the service has recorded {seen or 'no request'}.") from None
+        await self._until(lambda: met(self), seconds_max, self._seen)
+
+    def _seen(self) -> str:
+        seen = [f"{request.method} {request.target}" for request in self.requests]
+        return f"the service has recorded {seen or 'no request'}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

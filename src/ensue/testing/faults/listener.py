@@ -1,6 +1,6 @@
 """A port that can be closed and opened again without being lost.
 
-Decides how a test's server listens, refuses and drops; leaves what is said on a connection to its callback. Invariants:
+Decides how a test's server listens, refuses, drops and ends; leaves what is said on a connection to its callback. Invariants:
 the port stays the same from the first start to the end, also while connections are refused; no connection outlives the
 listener.
 """
@@ -10,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -110,6 +113,62 @@ class Listener:
         finally:
             self._writers.discard(writer)
             writer.close()
+
+
+class Peer(ABC):
+    """A server of a test at one address, from entering to leaving it; subclasses say what is done with a connection.
+
+    Leaving it drops all connections, and raises what went wrong in the peer unless the test has failed already.
+    """
+
+    def __init__(self, *, host: str) -> None:
+        self._listener = Listener(self._serve, host=host)
+        self._changed = asyncio.Event()
+
+    @abstractmethod
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Be the other side of one connection."""
+
+    async def __aenter__(self) -> Self:
+        self._listener.listen()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._listener.close()
+        if self._listener.failures and error is None:
+            raise self._listener.failures[0]
+
+    @property
+    def host(self) -> str:
+        """Where the peer listens."""
+        return self._listener.host
+
+    @property
+    def port(self) -> int:
+        """The port that the peer listens on; known once it is entered."""
+        return self._listener.port
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the peer."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def open_connections(self) -> int:
+        """How many clients are connected now."""
+        return self._listener.open_connections
+
+    async def _until(self, met: Callable[[], object], seconds_max: float, seen: Callable[[], str]) -> None:
+        """Wait until `met()` is true, which is asked whenever `_changed` is set. Raises `TimeoutError` with what was `seen`."""
+        try:
+            async with asyncio.timeout(seconds_max):
+                while not met():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise TimeoutError(f"After {seconds_max:g} s {seen()}.") from None
 
 
 def abort(writer: asyncio.StreamWriter) -> None:

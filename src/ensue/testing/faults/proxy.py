@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from ensue.errors import UsageError
-from ensue.testing.faults.listener import PEER_TASK, Listener, abort
+from ensue.testing.faults.listener import PEER_TASK, Peer, abort
 
 _CHUNK_BYTES = 65_536
 WAIT_SECONDS = 10.0
@@ -63,7 +62,7 @@ class _Way:
     waiting: asyncio.Queue[tuple[float, bytes]] = field(default_factory=asyncio.Queue[tuple[float, bytes]])
 
 
-class FaultProxy:
+class FaultProxy(Peer):
     """A proxy to `upstream`, which is `"host:port"` or a URL; an async context manager.
 
     Faults are switched on by methods that return at once, hold for all connections, add up, and last until `heal`,
@@ -79,41 +78,14 @@ class FaultProxy:
     def __init__(self, upstream: str, *, host: str = "127.0.0.1") -> None:
         self._given = upstream
         self._upstream = _address(upstream)
-        self._listener = Listener(self._serve, host=host)
+        super().__init__(host=host)
         self._counts = FaultCounts()
         self._delay_seconds = 0.0
         self._trap: _Trap | None = None
         self._passing = asyncio.Event()
         self._passing.set()
         self._resets_new = False
-        self._changed = asyncio.Event()
         self._ways: set[_Way] = set()
-
-    async def __aenter__(self) -> Self:
-        self._listener.listen()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._listener.close()
-        if self._listener.failures and error is None:
-            raise self._listener.failures[0]
-
-    @property
-    def host(self) -> str:
-        """Where the proxy listens."""
-        return self._listener.host
-
-    @property
-    def port(self) -> int:
-        """The port that the proxy listens on; known once it is entered."""
-        return self._listener.port
-
-    @property
-    def address(self) -> str:
-        """`host:port` of the proxy."""
-        return f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -128,11 +100,6 @@ class FaultProxy:
     def counts(self) -> FaultCounts:
         """What was seen and done so far."""
         return self._counts
-
-    @property
-    def open_connections(self) -> int:
-        """How many clients are connected now."""
-        return self._listener.open_connections
 
     def delay(self, seconds: float) -> None:
         """Every answer arrives `seconds` later than it would; 0 takes it back."""
@@ -184,13 +151,7 @@ class FaultProxy:
 
     async def until(self, met: Callable[[FaultCounts], bool], *, seconds_max: float = WAIT_SECONDS) -> FaultCounts:
         """Wait until the counts meet a condition, and give them. Raises `TimeoutError` with the counts as they are."""
-        try:
-            async with asyncio.timeout(seconds_max):
-                while not met(self._counts):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            raise TimeoutError(f"After {seconds_max:g} s the proxy's counts are {self._counts}.") from None
+        await self._until(lambda: met(self._counts), seconds_max, lambda: f"the proxy's counts are {self._counts}")
         return self._counts
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,7 +1,7 @@
 """`ensue integrations`: the integrations of an app, with what they offer, how they are, and what they were told.
 
 Decides how that is printed, and the exit status: 1 when a setting is missing or an integration is down. Leaves what is
-told to `integration_facts`.
+told to `facts`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ensue.cli import FOUND, OK
-from ensue.cli.integration_facts import MISSING, HealthFact, IntegrationFact, SettingFact, gather
+from ensue.cli.integrations.facts import MISSING, HealthFact, IntegrationFact, SettingFact, gather
 from ensue.cli.locate import find_app
 
 

@@ -1,0 +1,132 @@
+"""What a snapshot that somebody keeps open leaves in the indexes on PostgreSQL, and what commits late, is met by delivery."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from ensue.effects.ledger import retry_effects
+from ensue.effects.outbox import Due, Gate, Turn, Want, claim, due, first_after, micros, outcome
+from ensue.effects.sql.claim import CLAIM
+from ensue.effects.sql.lists import as_json
+from ensue.effects.states import SETTLED, TRANSITIONS
+from tests.effects.world import NAME, Recorder, World, enqueue, query
+
+DELIVERED = 4_000
+
+
+@pytest_asyncio.fixture
+async def world(postgres_url: str) -> AsyncIterator[World]:
+    async with World(postgres_url) as world:
+        yield world
+
+
+def want(found: Due | None = None, *, keyed: bool) -> Want:
+    floor, server = (0, 0) if found is None else (found.floor, found.server)
+    return Want(NAME, 8, NAME, keyed=keyed, after=first_after(NAME), floor=floor, server=server)
+
+
+async def look(world: World, *, keyed: bool) -> Due:
+    [found] = await world.driver.read(due("postgresql", [want(keyed=keyed)]))
+    return found
+
+
+async def blocks_of_a_claim(world: World, asked: Want) -> int:
+    """What a claim that finds nothing reads."""
+    params = (as_json([asked]), as_json([Gate(NAME)]), "t", micros(30), "w", False)
+    text = f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) {CLAIM['postgresql'].claim.text}"
+    lines = [row[0] for row in await world.driver.read(query(text, *params))]
+    return max(int(found.group(1)) for line in lines if (found := re.search(r"shared hit=(\d+)", line)))
+
+
+@pytest.mark.parametrize("order", [None, "a"])
+async def test_what_was_delivered_under_an_old_snapshot_costs_a_claim_next_to_nothing(
+    world: World, order: str | None
+) -> None:
+    keyed = order is not None
+    other = await world.open()
+    async with other.transaction() as session:
+        await session.run(query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        await session.run(query("SELECT count(*) FROM ensue_effect"))
+        for _ in range(DELIVERED // 1000):
+            await world.enqueue(world.effects(1000, order=order))
+            await world.set("state = 'claimed', lease_token = 't', lease_until = 9e15")
+            await world.set("state = 'done', lease_token = NULL, lease_until = NULL, settled_at = 1")
+        await world.driver.write(query("ANALYZE ensue_effect"))
+        everything = await blocks_of_a_claim(world, want(keyed=keyed))
+        above_the_floor = await blocks_of_a_claim(world, want(await look(world, keyed=keyed), keyed=keyed))
+    assert above_the_floor * 4 < everything
+
+
+async def test_a_transaction_that_commits_late_is_not_passed_over(world: World) -> None:
+    late = await world.open()
+    seen = Recorder()
+    worker = await world.running(seen)
+    [first, *others] = world.effects(5)
+    async with late.transaction() as session:
+        await session.run(enqueue(late, [first]))
+        await world.enqueue(others)
+        await world.until(lambda: len(seen.rows) == 4)
+        await worker.drain()
+        assert (await look(world, keyed=False)).floor <= (await world.rows("since_transaction"))[-1]
+    await world.until_all("done")
+    assert seen.numbers[-1] == 1
+
+
+async def test_the_older_of_a_key_is_not_passed_over(world: World) -> None:
+    seen = Recorder()
+    await world.enqueue(world.effects(1, order="a"))
+    claims = await world.claim()
+    await world.enqueue(world.effects(2, order="a"))
+    worker = await world.worker(seen)
+    await worker.drain()
+    assert not seen.rows, "the head is somebody else's"
+    await world.settle([outcome(one, "retry", error=("transient", "x")) for one in claims])
+    await worker.drain()
+    assert [row.position for row in seen.rows] == [1, 2, 3]
+
+
+async def test_the_floor_of_another_server_is_ignored(world: World) -> None:
+    await world.enqueue()
+    found = await look(world, keyed=False)
+    strange = Want(NAME, 8, NAME, floor=2**62, server=found.server + 1)
+    assert len(await world.driver.write(claim("postgresql", Turn([strange], [Gate(NAME)], "t", "w", micros(30))))) == 1
+
+
+async def test_what_begins_to_wait_again_is_above_every_floor(world: World) -> None:
+    seen = Recorder(lambda row: TypeError("wrong") if len(seen.rows) < 4 else None)
+    worker = await world.worker(seen)
+    await world.enqueue()
+    for _ in range(3):
+        await worker.drain(waiting=True)
+    assert await world.rows() == ["dead"]
+    # The floor rises with what others do meanwhile.
+    await world.enqueue(world.effects(1, name="other"))
+    await worker.drain()
+    assert (await look(world, keyed=False)).floor > (await world.rows("since_transaction"))[0]
+    await retry_effects(world.driver, [1])
+    await worker.drain()
+    assert (await world.rows())[0] == "done"
+
+
+def test_only_operators_set_going_what_was_settled() -> None:
+    """And give it the number of their transaction: whoever else did would have to."""
+    revived = {one.name for one in TRANSITIONS.values() if {*one.sources} & {*SETTLED} and one.target not in SETTLED}
+    assert revived == {"requeue"}
+
+
+async def test_plans_are_made_anew_when_a_new_table_has_grown(world: World) -> None:
+    """Those of an empty table read all of it."""
+    seen = Recorder()
+    worker = await world.worker(seen)
+    asked: list[str] = []
+    worker._driver.observers.append(lambda statement, _n: asked.append(statement.name))  # pyright: ignore[reportPrivateUsage]
+    await world.enqueue(world.effects(900))
+    await worker.drain()
+    assert "effect.analyze" not in asked
+    await world.enqueue(world.effects(400))
+    await worker.drain()
+    assert asked.count("effect.analyze") == 1
