@@ -163,7 +163,8 @@ def _crosses(model: Model, record: RecordModel, asked: Mapping[str, Any]) -> boo
             item = Path(Root(None), tuple(item.removeprefix("-").split(".")))
         expressions.append(item.value if isinstance(item, Order) else item)
     # Any instant will do for `now`: only columns are looked at.
-    found = [node for expr in expressions for node in walk(resolve(expr, record.name, model, now=EPOCH))]
+    resolved = (resolve(expr, record.name, model, now=EPOCH, inverses=True) for expr in expressions)
+    found = [node for top in resolved for node in walk(top)]
     return any(isinstance(node, Exists) or (isinstance(node, Column) and node.path) for node in found)
 
 
