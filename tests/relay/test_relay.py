@@ -139,6 +139,43 @@ async def test_failures_are_tried_again_and_end_among_the_dead(nats_url: str, st
     ]
 
 
+async def test_what_ends_programs_ends_no_worker(nats_url: str, stream: str, tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    troubles = ("exit", "cancel", "odd")
+    async with app(nats_url, stream).run() as run:
+        await run.controller.store.create_many([Parcel(label=trouble, trouble=trouble) for trouble in troubles])
+        await handed_over(run)
+    served = app(nats_url, stream, file=str(file))
+    relay = Nats(nats_url, stream=stream, subject=stream.lower())
+    async with RelayedRun(served, nats_url), connect_relay(relay) as connected:
+        dead = await connected.subscribe_dead(lease_seconds=30)
+        found: list[Any] = []
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(found) < 3:
+                found += await connected.fetch(dead, 10)
+        async with app(nats_url, stream).run() as run:
+            await run.controller.store.create(Parcel(label="after"))
+            await until(lambda: calls(file)[-1][1] == "after")
+    attempts = Counter(label for _, label, *_ in calls(file))
+    assert attempts == {"exit": 3, "cancel": 3, "odd": 3, "after": 1}
+    errors = {message.headers["Ensue-Error"].partition(":")[0] for message in found}
+    assert errors == {"SystemExit", "CancelledError", "OddError"}
+
+
+async def test_an_interrupt_ends_the_worker_and_uses_up_an_attempt(nats_url: str, stream: str, tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    async with app(nats_url, stream).run() as run:
+        await run.controller.store.create(Parcel(label="a", trouble="interrupt"))
+        await handed_over(run)
+        async with worker(nats_url, stream, file) as process:
+            async with asyncio.timeout(WAIT_SECONDS):
+                assert await process.wait() != 0
+            assert [(label, attempt) for _, label, attempt, _ in calls(file)] == [("a", "1")]
+        async with worker(nats_url, stream, file):
+            await until(lambda: len(calls(file)) == 2)
+    assert calls(file)[1][2] == "2"
+
+
 @pytest.mark.timeout(120)
 async def test_several_processes_share_the_work_and_one_that_is_killed_loses_nothing(
     nats_url: str, stream: str, tmp_path: Path
