@@ -48,6 +48,7 @@ from ensue.store.statement import Run, Work
 _logger = logging.getLogger("ensue.effects")
 
 CANCEL_SECONDS_MAX: Final = 5.0
+STUCK_LOOK_SECONDS: Final = 1.0
 HINT_SPACING_SECONDS: Final = 0.01
 PROBE: Final = "{}"
 """A notification that says nothing, to hear whether notifications are heard."""
@@ -217,7 +218,8 @@ class Delivery:
             busy = await self._round() or busy
             running = [*self._flights.running(), *self._after_commit]
             if running:
-                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                # One that can't be ended is not waited for any more once it was given up.
+                await asyncio.wait(running, timeout=STUCK_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             elif not busy and not self._flights.ends():
                 return
 
