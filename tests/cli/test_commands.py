@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -182,6 +185,44 @@ def test_effects(shell: Shell) -> None:
     assert replayed.stdout == f"replay: {number}\nno effect with this id: 98\n"
     assert shell("effects", "retry", "tests.server.shop:app", number).returncode == 0
     assert shell("effects", "list", "tests.server.shop:app", "--name", "desk.mail").returncode == 0
+
+
+def test_a_retry_tells_what_is_not_called_again(sqlite_url: str, shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "paying.py").write_text(
+        f"""
+from datetime import timedelta
+from ensue import App, Entity, Integration, Property, side_effect
+class Bill(Entity):
+    text: Property[str]
+class Bank(Integration):
+    @side_effect(Bill, on="create", key_ttl=timedelta(hours=24))
+    async def pay(self, effect): ...
+    async def answer(self, effect): ...
+    @side_effect(Bill, on="create", key_ttl=timedelta(hours=24), verify="answer")
+    async def ask(self, effect): ...
+app = App(entities=[Bill], integrations={{"bank": Bank()}}, database={sqlite_url!r})
+"""
+    )
+    assert shell("check", "paying:app").returncode == 0
+    long_ago, now = 1, time.time_ns() // 1000
+    dead = [
+        ("bank.pay", "a", 1, long_ago),
+        ("bank.pay", "b", 1, now),
+        ("bank.pay", "c", 0, long_ago),
+        ("bank.ask", "d", 1, long_ago),
+    ]
+    with sqlite3.connect(urlsplit(sqlite_url).path[1:]) as database:
+        database.executemany(
+            "INSERT INTO ensue_effect (name, key, doubt, first_sent_at, record, record_id, payload, state, enqueued_at,"
+            " available_at) VALUES (?, ?, ?, ?, 'Bill', 1, '{}', 'dead', 1, 1)",
+            dead,
+        )
+    done = shell("effects", "retry", "paying:app", "1", "2", "3", "4")
+    assert done.returncode == 0, done
+    first, second = done.stdout.splitlines()
+    assert first == "retry: 1, 2, 3, 4"
+    assert second.startswith("not called again, but unknown next: 1. ")
+    assert "ensue effects resolve paying:app ID --done, or --resend" in second
 
 
 def test_migrate_adds(sqlite_url: str, shell: Shell, tmp_path: Path) -> None:

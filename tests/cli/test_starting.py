@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ensue.cli.starting import Starting
 from tests.cli.test_commands import ROOT
 
 PATIENT = """
@@ -57,3 +59,15 @@ def test_a_signal_ends_a_start_that_waits(command: list[str], tmp_path: Path) ->
             process.kill()
     assert (process.returncode, b"stopped before it had started" in told) == (0, True), told
     assert (tmp_path / "closed").exists()
+
+
+async def test_what_an_app_is_made_of_is_not_looked_through_again() -> None:
+    starting = Starting()
+    made = [[number] for number in range(100)]
+    before = gc.get_freeze_count()
+    try:
+        starting.end()
+        assert starting.over
+        assert gc.get_freeze_count() >= before + len(made)
+    finally:
+        gc.unfreeze()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import string
+from contextlib import suppress
 from datetime import timedelta
 from random import Random
 from typing import Any, cast
@@ -46,6 +47,78 @@ async def test_a_shutdown_that_a_function_turns_into_an_error_is_no_attempt(worl
     await worker.stop(grace_seconds=0)
     assert called.calls == ([3] if batch else [1, 1, 1])
     assert await world.rows("state, attempt, failures") == [("pending", 0, 0)] * 3
+
+
+class Deaf:
+    """A function whose first call swallows every cancellation until `ends` is set."""
+
+    def __init__(self) -> None:
+        self.ends = asyncio.Event()
+        self.calls: list[int] = []
+
+    async def __call__(self, row: EffectRow) -> None:
+        first = not self.calls
+        self.calls.append(row.record_id)
+        while first and not self.ends.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.ends.wait()
+
+
+async def test_a_call_that_ignores_its_cancellation_keeps_its_place_and_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ensue.effects.flights.IGNORED_SECONDS", 0.1)
+    deaf = Deaf()
+    handling = Handling(deaf, Retry(max_attempts=1), timeout_seconds=0.1, concurrency=1, ordered=True)
+    await world.enqueue(world.effects(2, order="a"))
+    await world.running({NAME: handling}, rhythm=QUICK)
+
+    async def timed_out() -> bool:
+        return await world.rows() == ["dead", "pending"]
+
+    await world.until(timed_out)
+    assert (await world.rows("lease_token, error_class"))[0] == (None, "transient")
+    assert "no end within 0.1 s, and the call can't be ended" in (await world.rows("error"))[0]
+    await asyncio.sleep(0.2)
+    assert deaf.calls == [1], "its place is taken"
+    [told] = [record for record in caplog.records if "swallows CancelledError" in record.message]
+    assert told.levelname == "ERROR"
+    assert NAME in told.message
+    deaf.ends.set()
+
+    async def went_on() -> bool:
+        return await world.rows("state, attempt") == [("dead", 1), ("done", 1)]
+
+    await world.until(went_on)
+    assert deaf.calls == [1, 2]
+
+
+async def test_others_go_on_beside_a_call_that_ignores_its_cancellation(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensue.effects.flights.IGNORED_SECONDS", 0.1)
+    deaf = Deaf()
+    await world.enqueue(world.effects(3))
+    worker = await world.worker({NAME: Handling(deaf, timeout_seconds=0.1, concurrency=2)})
+    await worker.drain()
+    assert (await world.rows())[1:] == ["done", "done"]
+    await worker.drain(waiting=True)
+    assert set(await world.rows()) == {"done"}
+    assert sorted(deaf.calls) == [1, 1, 2, 3]
+    deaf.ends.set()
+
+
+async def test_an_endless_question_leaves_the_outcome_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ensue.effects.flights.IGNORED_SECONDS", 0.1)
+    deaf = Deaf()
+    seen = Recorder(lambda _row: ConnectionResetError("accepted, then reset"))
+    await world.enqueue()
+    worker = await world.worker({NAME: Handling(seen, verify=deaf, timeout_seconds=0.1)})
+    await worker.drain()
+    await world.set("available_at = 0")
+    await worker.drain()
+    assert await world.rows("state, doubt") == [("unknown", 2)]
+    deaf.ends.set()
 
 
 async def test_without_its_lease_a_batch_is_not_tried_one_by_one(world: World) -> None:

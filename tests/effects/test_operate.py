@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from ensue.effects.ledger import discard_effects, effect_states, show_effect
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from ensue.effects.ledger import (
+    discard_effects,
+    effect_states,
+    forget_order_keys,
+    prune_effects,
+    retry_effects,
+    show_effect,
+)
 from ensue.effects.operate import (
     attempts_of,
     pause_target,
@@ -15,7 +27,9 @@ from ensue.effects.operate import (
 )
 from ensue.effects.target import Handling
 from ensue.errors import UnknownOutcome
-from tests.effects.world import NAME, Recorder, World
+from ensue.schema.delivery import Retry
+from ensue.store.statement import Call, Work
+from tests.effects.world import NAME, Recorder, World, enqueue, query
 
 
 async def test_an_unknown_outcome_is_answered_by_an_operator(world: World) -> None:
@@ -34,6 +48,103 @@ async def test_an_unknown_outcome_is_answered_by_an_operator(world: World) -> No
     detail = await show_effect(world.driver, ids[0])
     assert (detail.note, detail.target) == ("seen in their list", NAME)
     assert [entry.outcome for entry in await attempts_of(world.driver, ids[1])] == ["doubt", "succeed"]
+
+
+WEEK = timedelta(days=7)
+
+
+async def order_keys(world: World) -> list[tuple[str, int]]:
+    return await world.driver.read(query("SELECT order_key, last_position FROM ensue_effect_order ORDER BY order_key"))
+
+
+async def test_order_keys_of_which_nothing_is_left_are_forgotten(world: World) -> None:
+    seen = Recorder(lambda row: RuntimeError("down") if row.record_id in (2, 5) else None)
+    handling = Handling(seen, Retry(max_attempts=1), ordered=True)
+    worker = await world.worker({NAME: handling})
+    for key in ("a", "dead", "waits", "b"):
+        await world.enqueue(world.effects(1, order=key))
+    await world.set("available_at = available_at + CASE WHEN record_id = 3 THEN 3600000000 ELSE 0 END")
+    await worker.drain()
+    assert await prune_effects(world.driver, older_than=WEEK) == 0
+    assert await order_keys(world) == [(f"{NAME}|dead", 1), (f"{NAME}|waits", 1)]
+    await world.enqueue([*world.effects(2, order="waits"), *world.effects(1, order="a")])
+    assert await world.rows("position") == [1, 1, 1, 1, 2, 3, 1]
+    [dead] = [row[0] for row in await world.rows("id, state") if row[1] == "dead"]
+    assert await retry_effects(world.driver, [dead]) == [dead]
+    await world.enqueue(world.effects(1, order="dead"))
+    assert (await world.rows("position"))[-1] == 2, "what an operator started anew comes before it"
+
+
+async def test_a_thousand_order_keys_are_forgotten_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ensue.effects.ledger.ORDER_KEYS_AT_ONCE", 10)
+    for n in range(25):
+        await world.enqueue(world.effects(1, order=f"k{n}"))
+    await world.set("state = 'done', settled_at = 1")
+    await prune_effects(world.driver, older_than=WEEK)
+    assert await order_keys(world) == []
+
+
+async def test_a_key_that_is_being_used_is_not_forgotten(postgres_url: str) -> None:
+    """A transaction took a position and has not committed: what waits of the key can't be seen yet."""
+    async with World(postgres_url) as world:
+        await world.enqueue(world.effects(1, order="a"))
+        await world.set("state = 'done', settled_at = 1")
+        other, taken, go_on = await world.open(), asyncio.Event(), asyncio.Event()
+
+        async def pause(_session: object) -> None:
+            taken.set()
+            await go_on.wait()
+
+        def slow() -> Work[None]:
+            yield from enqueue(other, world.effects(1, order="a"))
+            yield Call(pause)
+
+        enqueuing = asyncio.create_task(other.write(slow()))
+        await taken.wait()
+        pruning = asyncio.create_task(prune_effects(world.driver, older_than=timedelta(days=100_000)))
+        await asyncio.wait([pruning], timeout=0.5)
+        go_on.set()
+        await enqueuing
+        await pruning
+        assert await order_keys(world) == [(f"{NAME}|a", 2)]
+        await world.enqueue(world.effects(1, order="a"))
+        assert await world.rows("position") == [1, 2, 3]
+
+
+async def test_whoever_comes_while_a_key_is_forgotten_waits_for_it(postgres_url: str) -> None:
+    async with World(postgres_url) as world:
+        await world.enqueue(world.effects(1, order="a"))
+        await world.set("state = 'done', settled_at = 1")
+        other, forgotten, go_on = await world.open(), asyncio.Event(), asyncio.Event()
+
+        async def pause(_session: object) -> None:
+            forgotten.set()
+            await go_on.wait()
+
+        def slow() -> Work[None]:
+            yield from forget_order_keys("postgresql", "")
+            yield Call(pause)
+
+        pruning = asyncio.create_task(other.write(slow()))
+        await forgotten.wait()
+        enqueuing = asyncio.create_task(world.driver.write(enqueue(world.driver, world.effects(1, order="a"))))
+        assert not (await asyncio.wait([enqueuing], timeout=0.2))[0]
+        go_on.set()
+        await asyncio.gather(pruning, enqueuing)
+        assert await order_keys(world) == [(f"{NAME}|a", 1)]
+        assert await world.rows("state, position") == [("done", 1), ("pending", 1)]
+
+
+async def test_what_came_between_the_look_and_the_lock_is_seen(world: World) -> None:
+    await world.enqueue(world.effects(1, order="a"))
+
+    def late() -> Work[None]:
+        work = forget_order_keys(world.driver.dialect, "")
+        next(work)
+        yield work.send([(f"{NAME}|a",)])
+
+    await world.driver.write(late())
+    assert await order_keys(world) == [(f"{NAME}|a", 1)]
 
 
 async def test_a_replay_is_something_new_and_comes_last(world: World) -> None:

@@ -210,6 +210,10 @@ async def test_a_batch_takes_one_place_and_one_token(world: World) -> None:
     assert [len(ids) for _, ids in await batches(world, places, "fourth")] == [10]
     assert [len(ids) for _, ids in await batches(world, tokens, "fifth")] == [10, 10]
     assert await batches(world, tokens, "sixth") == []
+    claimed = "SELECT count(*) FROM ensue_effect WHERE state = 'claimed'"
+    [(before,)] = await world.driver.read(query(claimed))
+    await world.release("fifth")
+    assert await world.driver.read(query(claimed)) == [(before - 20,)], "what a turn claimed goes back together"
     assert [round(row[0]) for row in await target_rows(world, "tokens, target")] == [0]
 
 

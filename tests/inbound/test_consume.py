@@ -323,3 +323,35 @@ async def _left(broker: Broker, number: int) -> bool:
 
 async def _nothing_left(broker: Broker) -> bool:
     return await broker.left() == 0
+
+
+async def test_what_waits_for_its_next_attempt_is_not_redelivered_meanwhile(redis_url: str) -> None:
+    from redis.asyncio import Redis
+
+    from ensue.integrations.inbound.consumer import ConsumerOptions, RedisPlace
+    from ensue.integrations.inbound.consuming.redis_stream import RedisSource
+
+    options = ConsumerOptions(url=redis_url, redeliver_seconds=1)
+    place = RedisPlace(stream="orders")
+    ours, others = (RedisSource(place, options, endpoint="feed.order") for _ in range(2))
+    client: Any = Redis.from_url(redis_url)
+    await ours.connect()
+    await others.connect()
+    try:
+        await client.xadd("orders", {"order": "1"})
+        (item,) = await ours.fetch(10, 1.0)
+        assert not await ours.postpone(item, 30.0)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 2.5
+        while loop.time() < end:
+            for source in (ours, others):
+                assert list(await source.fetch(10, 0.1)) == []
+        await ours.give_back([item])
+        async with asyncio.timeout(20):
+            while not (found := await others.fetch(10, 0.2)):
+                pass
+        assert found[0].id == item.id
+    finally:
+        await ours.close()
+        await others.close()
+        await client.aclose()

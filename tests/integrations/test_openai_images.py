@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ensue import App, AsyncTask, Integration, Property, TaskEvent
+from ensue import App, AsyncTask, DeclarationError, Integration, Property, TaskEvent
 from ensue.integrations.openai_images import OpenAIImages
 from ensue.testing import Answer, AppHarness, HttpDouble, IntegrationConformance
 
@@ -79,6 +79,23 @@ async def test_what_was_refused_or_may_have_been_made_is_not_asked_for_again(
     assert error in drawing.error
     assert "sk-hidden" not in drawing.error
     assert len(world.service.requests) == 1
+
+
+async def test_a_wrong_key_fails_no_task(world: World) -> None:
+    world.service.queue(ASKED, Answer.failing(401, {"error": "no such key"}))
+    world.service.on(ASKED, MADE)
+    drawing = await world.drawing()
+    assert drawing.status == "queued"
+    await world.harness.advance(30)
+    assert (await world.now(drawing)).status == "completed"
+
+
+@pytest.mark.parametrize("url", ["api.example.com/v1", "ftp://api.example.com", "https://"])
+async def test_an_address_that_is_none_is_said_at_the_start(url: str) -> None:
+    app = App(entities=[Drawing], integrations={"images": OpenAIImages(tasks=Drawing, api_key="k", base_url=url)})
+    with pytest.raises(DeclarationError, match=r"base_url is .*; expected https://host"):
+        async with AppHarness(app):
+            raise AssertionError("started")
 
 
 async def test_throttling_is_obeyed_under_the_same_key(world: World) -> None:

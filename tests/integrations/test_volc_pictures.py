@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ensue import App, AsyncTask, Integration, Property
+from ensue import App, AsyncTask, DeclarationError, Integration, Property
 from ensue.integrations.volc.signature import Credentials, Unsigned, signed_headers
 from ensue.integrations.volc_pictures import GET_RESULT, SUBMIT, VolcPictures
 from ensue.testing import Answer, AppHarness, HttpDouble, IntegrationConformance
@@ -147,6 +147,13 @@ async def test_an_internal_error_is_not_repeated_at_once(world: World, code: int
     assert len(world.service.sent(ASKED)) == 1
     picture = await world.later(30, picture)
     assert (picture.status, len(world.service.sent(ASKED))) == ("processing", 2)
+
+
+async def test_an_endpoint_that_is_none_is_said_at_the_start() -> None:
+    pictures = VolcPictures(tasks=Picture, access_key="k", secret_key="s", endpoint="visual.example.com")
+    with pytest.raises(DeclarationError, match=r"endpoint is 'visual.example.com'; expected https://host"):
+        async with AppHarness(App(entities=[Picture], integrations={"pictures": pictures})):
+            raise AssertionError("started")
 
 
 async def test_wrong_keys_fail_no_task(world: World) -> None:

@@ -220,6 +220,29 @@ async def test_impossible_times_are_refused_at_the_start(settings: dict[str, Any
             raise AssertionError("started")
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("push_domain", "http://push.example.com"),
+        ("pull_domain", "pull.example.com/live"),
+        ("pull_domain", "-"),
+        ("application", "live/one"),
+        ("application", ".."),
+    ],
+)
+async def test_places_that_are_none_are_refused_at_the_start(setting: str, value: str) -> None:
+    with pytest.raises(DeclarationError, match=f"{setting} is '{value}'; expected"):
+        async with AppHarness(app(**{setting: value}), env=ENVIRONMENT):
+            raise AssertionError("started")
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+async def test_a_name_that_is_a_step_in_a_path_is_refused(name: str) -> None:
+    async with AppHarness(app(), env=ENVIRONMENT) as harness:
+        with pytest.raises(InvalidValue, match="can't be called"):
+            await harness.store.create(Broadcast(name=name))
+
+
 async def test_what_is_missing_is_said_at_once() -> None:
     with pytest.raises(DeclarationError) as missing:
         async with AppHarness(app()):

@@ -37,7 +37,7 @@ async def made_by_the_first_version(driver: Driver) -> None:
     plan = compiled(driver, (Item,))
     await prepare_database(plan, driver)
     tables = {name: {**table, "columns": dict(table["columns"])} for name, table in plan.fingerprint["tables"].items()}
-    for name in ("plain", "keyed", "parked", "claimed"):
+    for name in ("plain", "keyed", "parked", "claimed", "given_up"):
         await sql(driver, f"DROP INDEX ensue_effect_{name}")
     for column in NEW_COLUMNS:
         await sql(driver, f"ALTER TABLE ensue_effect DROP COLUMN {column}")
@@ -47,7 +47,7 @@ async def made_by_the_first_version(driver: Driver) -> None:
         del tables[name]
     await sql(driver, f"CREATE INDEX ensue_effect_due ON ensue_effect (name, available_at, id) WHERE {WAITING}")
     indexes = dict(tables["ensue_effect"]["indexes"])
-    for name in ("plain", "keyed", "parked", "claimed"):
+    for name in ("plain", "keyed", "parked", "claimed", "given_up"):
         del indexes[f"ensue_effect_{name}"]
     tables["ensue_effect"]["indexes"] = {**indexes, "ensue_effect_due": f"(name, available_at, id) where {WAITING}"}
     await driver.write(store_fingerprint(driver.dialect, {**plan.fingerprint, "tables": tables}))

@@ -26,6 +26,10 @@ class Moved(Exception):
     """Only the courier knows that this is for good."""
 
 
+class OddError(Exception):
+    """One that the courier's own judgement stumbles over."""
+
+
 class Courier(Integration):
     """Carries parcels, with the trouble that their labels ask for."""
 
@@ -51,6 +55,14 @@ class Courier(Integration):
             raise Rejected("no_such_address", "nobody lives there")
         if trouble == "moved":
             raise Moved("to another town")
+        if trouble == "exit":
+            raise SystemExit(f"exit {effect.attempt}")
+        if trouble == "interrupt":
+            raise KeyboardInterrupt
+        if trouble == "cancel":
+            raise asyncio.CancelledError
+        if trouble == "odd":
+            raise OddError
         if trouble == "once" and effect.attempt == 1:
             raise RuntimeError("it slipped")
         if trouble == "busy" and not Path(f"{self.file}.busy").exists():  # noqa: ASYNC240
@@ -60,6 +72,8 @@ class Courier(Integration):
         return None
 
     def classify(self, error: BaseException) -> ErrorClass | None:
+        if isinstance(error, OddError):
+            raise LookupError("no opinion")
         return "rejected" if isinstance(error, Moved) else None
 
 

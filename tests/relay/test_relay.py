@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from ensue import App, Effect, Integration, Nats, side_effect
+from ensue import App, Effect, Integration, Nats, Rejected, side_effect
 from ensue.app import AppRun
 from ensue.cli.relayed import RelayedRun
 from ensue.effects.ledger import list_effects, retry_effects, show_effect
@@ -105,6 +105,32 @@ async def test_a_repeated_hand_over_is_one_message(nats_url: str, stream: str) -
         assert await connected.publish("courier.carry", "key-2", b"{}") != first
 
 
+async def test_what_could_be_published_can_be_buried(nats_url: str, stream: str) -> None:
+    relay = Nats(nats_url, stream=stream, subject=stream.lower())
+    key = "courier.carry:Parcel:1:create"
+    most = 1024 * 1024 - len(f"NATS/1.0\r\nNats-Msg-Id: {key}\r\n\r\n")
+    texts: list[str | None] = []
+    async with connect_relay(relay) as connected:
+        dead = await connected.subscribe_dead(lease_seconds=30)
+        with pytest.raises(Rejected) as caught:
+            await connected.publish("courier.carry", key, b"x" * (most + 1))
+        assert caught.value.code == "effect_too_large"
+        # From nothing to all that fits beside the message: no error, its class, a part of its text, all of it.
+        for number, less in enumerate((0, 27, 50, 100)):
+            id_ = f"{key[:-1]}{number}"
+            data = b"x" * (most - less)
+            await connected.publish("courier.carry", id_, data)
+            await connected.bury("courier.carry", id_, data, error=("bug", "ü" * 20))
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not (found := await connected.fetch(dead, 1)):
+                    pass
+            assert found[0].data == data
+            texts.append(found[0].headers.get("Ensue-Error"))
+            assert found[0].headers.get("Ensue-Error-Class") == (None if less == 0 else "bug")
+            await found[0].ack_sync()
+    assert texts == [None, None, "ü" * 5, "ü" * 20]
+
+
 async def test_failures_are_tried_again_and_end_among_the_dead(nats_url: str, stream: str, tmp_path: Path) -> None:
     file = tmp_path / "calls"
     troubles = ("once", "broken", "refused", "moved", "busy")
@@ -137,6 +163,43 @@ async def test_failures_are_tried_again_and_end_among_the_dead(nats_url: str, st
         "rejected: Rejected: no_such_address: nobody lives there",
         "transient: RuntimeError: it broke",
     ]
+
+
+async def test_what_ends_programs_ends_no_worker(nats_url: str, stream: str, tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    troubles = ("exit", "cancel", "odd")
+    async with app(nats_url, stream).run() as run:
+        await run.controller.store.create_many([Parcel(label=trouble, trouble=trouble) for trouble in troubles])
+        await handed_over(run)
+    served = app(nats_url, stream, file=str(file))
+    relay = Nats(nats_url, stream=stream, subject=stream.lower())
+    async with RelayedRun(served, nats_url), connect_relay(relay) as connected:
+        dead = await connected.subscribe_dead(lease_seconds=30)
+        found: list[Any] = []
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(found) < 3:
+                found += await connected.fetch(dead, 10)
+        async with app(nats_url, stream).run() as run:
+            await run.controller.store.create(Parcel(label="after"))
+            await until(lambda: calls(file)[-1][1] == "after")
+    attempts = Counter(label for _, label, *_ in calls(file))
+    assert attempts == {"exit": 3, "cancel": 3, "odd": 3, "after": 1}
+    errors = {message.headers["Ensue-Error"].partition(":")[0] for message in found}
+    assert errors == {"SystemExit", "CancelledError", "OddError"}
+
+
+async def test_an_interrupt_ends_the_worker_and_uses_up_an_attempt(nats_url: str, stream: str, tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    async with app(nats_url, stream).run() as run:
+        await run.controller.store.create(Parcel(label="a", trouble="interrupt"))
+        await handed_over(run)
+        async with worker(nats_url, stream, file) as process:
+            async with asyncio.timeout(WAIT_SECONDS):
+                assert await process.wait() != 0
+            assert [(label, attempt) for _, label, attempt, _ in calls(file)] == [("a", "1")]
+        async with worker(nats_url, stream, file):
+            await until(lambda: len(calls(file)) == 2)
+    assert calls(file)[1][2] == "2"
 
 
 @pytest.mark.timeout(120)

@@ -106,6 +106,7 @@ async def test_an_app_can_be_served_again() -> None:
     [
         ({"cors_origins": "https://x"}, r"expected several: cors_origins=\['https://x'\]"),
         ({"subscribable": "Post"}, "expected several"),
+        ({"subscribable": Post}, r"expected several: subscribable=\[Post\]"),
         ({"body_limit_bytes": 0}, "out of range"),
     ],
 )
@@ -114,9 +115,16 @@ def test_options_that_make_no_sense(options: dict[str, Any], text: str) -> None:
         make_app().asgi(**options)
 
 
-async def test_a_record_type_that_is_not_there_is_an_error_at_start() -> None:
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Pots", "Did you mean 'Post'"),
+        ("AddComment", "AddComment, which is neither an entity nor a relation"),
+    ],
+)
+async def test_what_cannot_be_subscribed_to_is_an_error_at_start(name: str, text: str) -> None:
     app = make_app()
-    application = app.asgi(subscribable=["Pots"])
+    application = app.asgi(subscribable=[name])
     started: list[Any] = []
 
     async def receive() -> Any:
@@ -125,7 +133,7 @@ async def test_a_record_type_that_is_not_there_is_an_error_at_start() -> None:
     async def send(message: Any) -> None:
         started.append(message)
 
-    with pytest.raises(DeclarationError, match="Did you mean 'Post'"):
+    with pytest.raises(DeclarationError, match=text):
         await application({"type": "lifespan", "state": {}}, receive, send)
     assert started[0]["type"] == "lifespan.startup.failed"
     assert app.running is None

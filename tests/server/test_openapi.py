@@ -91,6 +91,8 @@ async def test_reads_and_api_calls_are_described(shop: Served) -> None:
     payload = status["requestBody"]["content"]["application/json"]["schema"]
     assert payload["required"] == ["task_id"]
     assert payload["properties"]["places"]["items"] == {"$ref": "#/components/schemas/Place"}
+    assert payload["properties"]["places"]["default"] == []
+    assert "default" not in payload["properties"]["task_id"]
     assert status["responses"]["200"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/Status"
     }

@@ -1,5 +1,7 @@
 """Database URLs: what they mean, what is refused, and that passwords are not shown."""
 
+from typing import Any
+
 import pytest
 
 from ensue.errors import DeclarationError
@@ -59,6 +61,13 @@ def test_refused(text: str) -> None:
         parse_database_url(text)
     assert "secret" not in str(caught.value)
     assert "secret" not in repr(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("given", [None, 5, b"postgresql://u:secret@h/d"])
+def test_what_is_no_text_is_refused(given: Any) -> None:
+    with pytest.raises(DeclarationError, match=r"The database URL is a \w+; expected a str\. Accepted are") as caught:
+        parse_database_url(given)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["postgresql://u:secret@h:1/d?pool=2", "postgresql://h/d?user=u&password=secret"])

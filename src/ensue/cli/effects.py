@@ -17,6 +17,7 @@ from ensue.cli.locate import find_app, require_known
 from ensue.cli.terminal import Change, print_change, print_table, print_values
 from ensue.effects import ledger, operate
 from ensue.effects.states import SETTLED, TRANSITIONS
+from ensue.effects.target import repeat_is_known
 from ensue.errors import UsageError
 from ensue.schema.written.names import suggestion
 
@@ -47,10 +48,11 @@ async def _execute(given: argparse.Namespace) -> int:
             return await _targets(driver)
         if action in ("pause", "resume"):
             return await _stop_or_go(run, given)
-        return await _change(driver, given)
+        return await _change(run, given)
 
 
-async def _change(driver: Driver, given: argparse.Namespace) -> int:
+async def _change(run: AppRun, given: argparse.Namespace) -> int:
+    driver = run.driver
     takes: Sequence[str]
     match given.action:
         case "retry":
@@ -63,7 +65,27 @@ async def _change(driver: Driver, given: argparse.Namespace) -> int:
             done = await operate.resolve_effects(driver, given.ids, arrived=given.done, note=given.note)
             takes = TRANSITIONS["resolve" if given.done else "resend"].sources
     states = await ledger.effect_states(driver, given.ids)
-    return OK if print_change(Change(given.action, "effect", given.ids, done, states, takes)) else FOUND
+    complete = print_change(Change(given.action, "effect", given.ids, done, states, takes))
+    if given.action == "retry":
+        await _tell_unsent(run, given.app, done)
+    return OK if complete else FOUND
+
+
+async def _tell_unsent(run: AppRun, app: str, ids: Sequence[int]) -> None:
+    """A retry promises a call; of what may have arrived and can't be repeated there is none."""
+    unsent: list[str] = []
+    for item in await operate.doubtful_effects(run.driver, ids):
+        effect = run.model.effects.get(item.name)
+        if effect is None or effect.options["verify"] is not None:
+            continue
+        if not repeat_is_known(effect.options["key_ttl"], item.since_first_send):
+            unsent.append(str(item.id))
+    if unsent:
+        print(
+            f"not called again, but unknown next: {', '.join(unsent)}. An earlier call may have arrived, and the"
+            " other side need not recognise a repeat any more (key_ttl=). Look there, then say it: "
+            f"ensue effects resolve {app} ID --done, or --resend"
+        )
 
 
 async def _stop_or_go(run: AppRun, given: argparse.Namespace) -> int:

@@ -106,7 +106,7 @@ async def _serve(run: AppRun, server: uvicorn.Server, signals: Signals) -> bool:
     try:
         # Entered here and not by the server's lifespan, whose errors are logged and not raised.
         async with run:
-            starting.over = True
+            starting.end()
             await server.serve()
     except asyncio.CancelledError:
         if not starting.stopped:

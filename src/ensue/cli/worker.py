@@ -52,7 +52,7 @@ async def _work(app: App, given: argparse.Namespace, signals: Signals) -> None:
     signals.attach(stop)
     try:
         async with _run(app, given) as run, AsyncExitStack() as stack:
-            starting.over = True
+            starting.end()
             logger.info("delivering the effects of %s", given.app)
             if given.metrics_port is not None:
                 await _serve_metrics(run, given, stack)

@@ -54,6 +54,7 @@ GROWTHS: Final = (1_000, 4_000, 16_000, 64_000)
 
 The server's own look at it may be a minute away, in which each claim would read the whole table; later that look suffices.
 """
+STUCK_LOOK_SECONDS: Final = 1.0
 HINT_SPACING_SECONDS: Final = 0.01
 PROBE: Final = "{}"
 """A notification that says nothing, to hear whether notifications are heard."""
@@ -224,7 +225,8 @@ class Delivery:
             busy = await self._round() or busy
             running = [*self._flights.running(), *self._after_commit]
             if running:
-                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                # One that can't be ended is not waited for any more once it was given up.
+                await asyncio.wait(running, timeout=STUCK_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             elif not busy and not self._flights.ends():
                 return
 

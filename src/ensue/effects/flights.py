@@ -2,7 +2,8 @@
 
 Decides how an attempt ended, what its effect becomes, and what that says about its target. Leaves claiming and writing to
 `deliver`. Invariant: a claimed effect is here from its claim until the database has confirmed (or refused) its end, and
-takes up its place all that time.
+takes up its place all that time. The one exception is a call that ignores its cancellation: its effect counts as timed out and
+goes on without it, and only the call keeps its place, until it ends.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from ensue.clock import Clock
 from ensue.effects.breaker import CallWindow
@@ -25,6 +26,9 @@ from ensue.effects.target import EffectRow, Handling
 from ensue.schema.delivery import Receipt
 
 _logger = logging.getLogger("ensue.effects")
+
+IGNORED_SECONDS: Final = 10.0
+"""How long after its time a call may go on, to put away what it had begun, before its effect goes on without it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +50,8 @@ class _Flight:
     started_at: float
     task: asyncio.Task[None] | None = None
     interrupted: Literal["", "lost", "stopped"] = ""
+    asking: bool = False
+    abandoned: bool = False
 
 
 class Flights:
@@ -66,6 +72,7 @@ class Flights:
         self._rng = rng
         self._on_end = on_end
         self._flights: dict[Lease, tuple[_Flight, _Part]] = {}
+        self._abandoned: set[_Flight] = set()
         self._moves: list[Move] = []
         self._windows: dict[str, CallWindow] = {}
         self._names: dict[str, tuple[str, ...]] = {}
@@ -93,7 +100,8 @@ class Flights:
 
     def running(self) -> list[asyncio.Task[None]]:
         """Calls that have not returned."""
-        tasks = {flight.task for flight, _ in self._flights.values() if flight.task is not None}
+        flights = (flight for flight, _ in self._flights.values() if not flight.abandoned)
+        tasks = {flight.task for flight in flights if flight.task is not None}
         return [task for task in tasks if not task.done()]
 
     def tokens(self) -> list[str]:
@@ -102,7 +110,7 @@ class Flights:
 
     def wants(self) -> list[tuple[str, int]]:
         """The room for calls per name; names without room are left out. An end keeps its place until it is written."""
-        calls = Counter(flight.name for flight in {id(f): f for f, _ in self._flights.values()}.values())
+        calls = Counter(flight.name for flight in self._abandoned | {flight for flight, _ in self._flights.values()})
         free = ((name, item, item.concurrency - calls[name]) for name, item in self._handlings.items())
         return [(name, room) for name, _, room in free if room > 0]
 
@@ -164,7 +172,7 @@ class Flights:
 
     def cancel(self) -> None:
         """End all calls; their effects go back as they were."""
-        for flight, _ in self._flights.values():
+        for flight in self._abandoned | {flight for flight, _ in self._flights.values()}:
             if flight.task is not None and not flight.task.done():
                 flight.interrupted = flight.interrupted or "stopped"
                 flight.task.cancel()
@@ -180,12 +188,15 @@ class Flights:
     # --- One attempt --------------------------------------------------------------------------------------------------
 
     async def _fly(self, flight: _Flight) -> None:
+        limit = flight.handling.timeout_seconds + IGNORED_SECONDS
+        timer = asyncio.get_running_loop().call_later(limit, self._abandon, flight)
         try:
             first = flight.parts[0]
             if first.claim.row.doubt and not flight.handling.resend_is_safe(self._since_sent(first)):
+                flight.asking = True
                 await self._ask(flight, first)
             else:
-                await self._send(flight, flight.parts)
+                await self._send(flight)
         except asyncio.CancelledError as error:
             self._interrupted(flight, error)
         except BaseException as error:
@@ -193,16 +204,44 @@ class Flights:
             for part in flight.parts:
                 if part.end is None:
                     self._failed(flight, part, self._judged(error, flight.handling))
-            if flight.parts[0].claim.probe:
+            if flight.parts[0].claim.probe and not flight.abandoned:
                 self._move("unprobe", flight.parts[0].claim)
             # Not SystemExit, which functions made for the command line raise: it would end one worker after the other.
             if isinstance(error, KeyboardInterrupt):
                 self._on_end()
                 raise
+        finally:
+            timer.cancel()
+            self._abandoned.discard(flight)
         self._on_end()
 
-    async def _send(self, flight: _Flight, parts: list[_Part]) -> None:
-        handling = flight.handling
+    def _abandon(self, flight: _Flight) -> None:
+        """The call was cut off and goes on all the same: nobody can end it, and its effects don't wait for it."""
+        if flight.interrupted == "stopped":
+            return  # `give_back` is about to say so.
+        flight.abandoned = True
+        self._abandoned.add(flight)
+        first, handling = flight.parts[0], flight.handling
+        what = (
+            f"was cut off after {handling.timeout_seconds:g} s, and its call goes on: the function swallows CancelledError. The"
+            f" effect counts as timed out, and the call takes one of {handling.concurrency} places of this process until it ends."
+            " Let CancelledError pass where the function awaits, and restart this process"
+        )
+        log_effect(logging.ERROR, what, first.claim.row)
+        message = f"TimeoutError: no end within {handling.timeout_seconds:g} s, and the call can't be ended"
+        if flight.interrupted:
+            self._interrupted(flight, TimeoutError(message))
+        elif flight.asking:
+            self._undecided(first, message)
+        else:
+            failure = Failure("transient", message, unanswered=True)
+            for part in flight.parts:
+                self._failed(flight, part, failure)
+            self._learn(flight, flight.parts, failure)
+        self._on_end()
+
+    async def _send(self, flight: _Flight) -> None:
+        handling, parts = flight.handling, flight.parts
         rows = [part.claim.row for part in parts]
         for part in parts:
             part.started = True
@@ -210,6 +249,8 @@ class Flights:
             async with asyncio.timeout(handling.timeout_seconds):
                 answer = await handling.handler(rows if handling.batch is not None else rows[0])
         except Exception as error:  # noqa: BLE001 - judged, logged and written to the table
+            if flight.abandoned:
+                return
             if flight.interrupted:
                 # What a cancellation was turned into says nothing of the call, and without a lease there is no other.
                 self._interrupted(flight, error)
@@ -225,6 +266,8 @@ class Flights:
                     self._failed(flight, part, failure)
             self._learn(flight, parts, failure)
         else:
+            if flight.abandoned:
+                return
             for part, receipt in zip(parts, _receipts(answer, len(parts)), strict=True):
                 part.end = part.end or _arrived(part.claim, "succeed", receipt)
                 log_effect(logging.DEBUG, "delivered", part.claim.row)
@@ -256,10 +299,14 @@ class Flights:
             async with asyncio.timeout(handling.timeout_seconds):
                 answer = await handling.verify(claim.row)
         except Exception as error:  # noqa: BLE001 - no answer, asked again later
+            if flight.abandoned:
+                return
             if flight.interrupted:
                 self._interrupted(flight, error)
                 return
             failure = self._judged(error, handling)
+        if flight.abandoned:
+            return
         self._learn(flight, [part], failure)
         if answer is True or isinstance(answer, Receipt):
             receipt = answer if isinstance(answer, Receipt) else None
@@ -271,10 +318,15 @@ class Flights:
             if verdict.transition != "deny":
                 log_effect(logging.ERROR, f"did not arrive, and is not sent again ({part.end.state})", claim.row)
         else:
-            pause = pause_after(claim.row.doubt, self._rng)
-            told = ("unknown", failure.message if failure is not None else "it can't be said yet whether it arrived")
-            part.end = part.end or outcome(claim, "suspect", delay_seconds=pause, error=told, doubt=claim.row.doubt + 1)
-            log_effect(logging.WARNING, f"may have arrived; asked again in {pause:.1f} s", claim.row, detail=told[1])
+            self._undecided(part, failure.message if failure is not None else "it can't be said yet whether it arrived")
+
+    def _undecided(self, part: _Part, message: str) -> None:
+        """The question has no answer yet."""
+        claim = part.claim
+        pause = pause_after(claim.row.doubt, self._rng)
+        told = ("unknown", message)
+        part.end = part.end or outcome(claim, "suspect", delay_seconds=pause, error=told, doubt=claim.row.doubt + 1)
+        log_effect(logging.WARNING, f"may have arrived; asked again in {pause:.1f} s", claim.row, detail=message)
 
     def _interrupted(self, flight: _Flight, error: BaseException) -> None:
         for part in flight.parts:

@@ -12,14 +12,16 @@ from typing import Any, Final
 import msgspec
 
 from ensue.clock import from_micros
+from ensue.effects.sql.conditions import UNSETTLED_KEYED
 from ensue.effects.sql.lists import as_json, change_rows, each, each_id, first_number, rows_of, states_of
 from ensue.effects.states import sources_of, target_of
 from ensue.errors import NotFound
 from ensue.store.driver import Dialect, Driver
-from ensue.store.effect_table import SETTLED, STATEMENT_NOW, TRANSACTION_NUMBER, in_list
+from ensue.store.effect_table import GIVEN_UP, SETTLED, STATEMENT_NOW, TRANSACTION_NUMBER, in_list
 from ensue.store.statement import Run, Statement, Work
 
 LIST_LIMIT: Final = 100
+ORDER_KEYS_AT_ONCE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,8 @@ async def hasten(driver: Driver, names: Sequence[str]) -> None:
 async def prune_effects(driver: Driver, *, older_than: timedelta) -> int:
     """Remove what was done or cancelled longer than `older_than` ago; what is dead stays as evidence.
 
-    Answers the number.
+    Answers the number. The last positions of order keys go too, if nothing of the key waits or can be started anew: the next
+    effect of the key has position 1 again.
     """
     mark = first_number(driver.dialect)
     text = (
@@ -210,7 +213,11 @@ async def prune_effects(driver: Driver, *, older_than: timedelta) -> int:
         f" AND state IN {in_list(SETTLED)} AND settled_at < {STATEMENT_NOW[driver.dialect]} - {mark} RETURNING id"
     )
     age = older_than // timedelta(microseconds=1)
-    return await driver.write(_prune(driver.dialect, Statement("effect.prune", text, rows=True), age))
+    removed = await driver.write(_prune(driver.dialect, Statement("effect.prune", text, rows=True), age))
+    after: str | None = ""
+    while after is not None:
+        after = await driver.write(forget_order_keys(driver.dialect, after))
+    return removed
 
 
 def _prune(dialect: Dialect, statement: Statement, age: int) -> Work[int]:
@@ -220,6 +227,30 @@ def _prune(dialect: Dialect, statement: Statement, age: int) -> Work[int]:
         text = f"DELETE FROM ensue_effect_attempt WHERE effect_id IN ({each_id(dialect)})"
         yield Run(Statement("effect.prune_attempts", text), (as_json([row[0] for row in rows]),))
     return len(rows)
+
+
+_IDLE: Final = (
+    f"NOT EXISTS (SELECT 1 FROM ensue_effect h WHERE h.order_key = o.order_key AND {UNSETTLED_KEYED})"
+    " AND NOT EXISTS (SELECT 1 FROM ensue_effect h WHERE h.order_key = o.order_key AND h.order_key IS NOT NULL"
+    f" AND h.state IN {in_list(GIVEN_UP)})"
+)
+
+
+def forget_order_keys(dialect: Dialect, after: str) -> Work[str | None]:
+    """Remove the positions of up to a thousand idle order keys after `after`; answers the last of them, None at the end."""
+    locked = "" if dialect == "sqlite" else " FOR UPDATE OF o SKIP LOCKED"
+    idle = (
+        f"SELECT o.order_key FROM ensue_effect_order o WHERE o.order_key > {'?1' if dialect == 'sqlite' else '$1::text'}"
+        f" AND {_IDLE} ORDER BY o.order_key LIMIT {ORDER_KEYS_AT_ONCE}{locked}"
+    )
+    found: list[tuple[str]] = yield Run(Statement("effect.idle_order_keys", idle, rows=True), (after,))
+    if not found:
+        return None
+    # Looked at again by a statement that began after the lock: whoever took a position before it has committed, and whoever
+    # comes now waits for us. An effect that was being enqueued during the first look would else lose its place in the order.
+    text = f"DELETE FROM ensue_effect_order AS o WHERE o.order_key IN ({each(dialect)}) AND {_IDLE}"
+    yield Run(Statement("effect.forget_order_keys", text), (as_json([row[0] for row in found]),))
+    return found[-1][0] if len(found) == ORDER_KEYS_AT_ONCE else None
 
 
 async def _change(driver: Driver, transition: str, change: str, ids: Sequence[int]) -> list[int]:

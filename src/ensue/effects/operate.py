@@ -7,7 +7,7 @@ for something new.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Any
 
@@ -163,6 +163,25 @@ def _replay(dialect: Dialect, ids: Sequence[int], per_second: float | None) -> W
     if effects:
         yield Run(enqueue_statement(dialect), enqueue_params(effects))
     return [row[0] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """An effect of which an earlier call, first made so long ago, may have arrived."""
+
+    id: int
+    name: str
+    since_first_send: timedelta
+
+
+async def doubtful_effects(driver: Driver, ids: Sequence[int]) -> list[Doubtful]:
+    """Which of the effects may have arrived: they are asked about, or were sent too long ago, before there is another call."""
+    text = (
+        f"SELECT id, name, {STATEMENT_NOW[driver.dialect]} - first_sent_at FROM ensue_effect"
+        f" WHERE doubt > 0 AND first_sent_at IS NOT NULL AND id IN ({each_id(driver.dialect)}) ORDER BY id"
+    )
+    rows = await driver.read(rows_of(Statement("effect.doubtful", text, rows=True), (as_json(list(ids)),)))
+    return [Doubtful(id_, name, timedelta(microseconds=since)) for id_, name, since in rows]
 
 
 async def attempts_of(driver: Driver, id: int) -> list[AttemptEntry]:

@@ -92,11 +92,16 @@ class Handling:
 
     def resend_is_safe(self, since_first_send: timedelta) -> bool:
         """Whether the other side surely recognises a repeat of a call first made so long ago."""
-        return self.key_ttl is not None and since_first_send < self.key_ttl * SAFE_SHARE
+        return repeat_is_known(self.key_ttl, since_first_send)
 
     def target_name(self, name: str) -> str:
         """The target of the effects called `name`."""
         return name if self.target is None else self.target.name
+
+
+def repeat_is_known(key_ttl: timedelta | None, since_first_send: timedelta) -> bool:
+    """Whether the other side surely recognises a key that it got so long ago."""
+    return key_ttl is not None and since_first_send < key_ttl * SAFE_SHARE
 
 
 _DEFAULT_BREAKER: Final = Breaker()

@@ -30,6 +30,9 @@ from ensue.store.effect_table import DEFAULT_NOW
 from ensue.store.statement import Access, Run, Shared, Statement, Work
 from ensue.store.system_tables import ANONYMOUS
 
+KEY_LENGTH_MAX = 255
+"""Characters of an idempotency key."""
+
 
 @dataclass(slots=True)
 class Dispatched:
@@ -232,6 +235,16 @@ def fill_key(tx: Transaction, key: IdempotencyKey, event_id: int) -> Work[None]:
 
 
 def idempotency_key(name: str, user: Any, key: str) -> IdempotencyKey:
-    """The key under which a dispatch is remembered."""
+    """The key under which a dispatch is remembered. Raises InvalidValue for one that can't be kept."""
+    if type(key) is not str:
+        raise _wrong_key(f"is a {type(key).__name__}; expected a str")
+    if not 0 < len(key) <= KEY_LENGTH_MAX:
+        raise _wrong_key(f"has {len(key)} characters; expected 1 to {KEY_LENGTH_MAX}")
+    if "\0" in key:
+        raise _wrong_key("holds a NUL character, which databases can't store in text")
     identity = user.__ensue_id__() if isinstance(user, Record) else user
     return (name, identity if isinstance(identity, int) else ANONYMOUS, key)
+
+
+def _wrong_key(reason: str) -> InvalidValue:
+    return InvalidValue(f"The idempotency key {reason}.", fields={"idempotency_key": reason})

@@ -35,6 +35,7 @@ def resolve(
     expected: ValueType | None = None,
     now: datetime | None = None,
     aliases: Collection[str] = (),
+    inverses: bool = False,
     origin: Origin | None = None,
 ) -> Node:
     """The typed form of `expr` over rows of `record`.
@@ -42,12 +43,13 @@ def resolve(
     `root` is the parameter of the lambda that was traced. `expected` is the type that the place wants: the result is
     cast to it (int to float, a decimal to another scale half-even) or refused. `now` is what `now` means; without it
     `now` is refused. `aliases` are further names under which the record's own class may appear (a base class, a view).
-    `origin` goes into errors.
+    With `inverses` a path may go over the other side of a one-to-one, which a read joins and nothing else knows how to
+    follow. `origin` goes into errors.
 
     >>> resolve(Path(Root("Post"), ("title",)) == "x", "Post", types)  # doctest: +SKIP
     Call(op='eq', args=(Column(path=(), field='title', ...), Constant('x', ...)), ...)
     """
-    resolver = _Resolver(types, [_Scope(record, root, frozenset((record, *aliases)))], now, origin)
+    resolver = _Resolver(types, [_Scope(record, root, frozenset((record, *aliases)))], now, origin, inverses)
     node = resolver.node(expr, expected)
     return node if expected is None else resolver.fitted(node, expected, expr)
 
@@ -149,6 +151,12 @@ def _shown(value: object) -> str:
     )
 
 
+def _id_at(links: Sequence[str], *, owned: bool, optional: bool, depth: int) -> Column:
+    """The id of the record that `links` lead to: in the column of the last link, if that is `owned` by the row before."""
+    path, field = (links[:-1], links[-1]) if links and owned else (links, "id")
+    return Column(tuple(path), field, INT, optional, depth)
+
+
 def _refusal(message: str, origin: Origin | None, *, code: str = ExpressionError.code) -> DeclarationError:
     kind = ExpressionError if code == ExpressionError.code else DeclarationError
     return kind(Problem(code, message, origin))
@@ -167,6 +175,7 @@ class _Resolver:
     scopes: list[_Scope]
     now: datetime | None
     origin: Origin | None
+    inverses: bool = False
     targets: dict[int, str] = field(default_factory=dict[int, str])
     """By the identity of a traced path: the record type whose id it means."""
 
@@ -217,11 +226,11 @@ class _Resolver:
 
     def column(self, path: Path) -> Column:
         depth, scope = self.scope(path)
-        record, optional, links = scope.record, False, list[str]()
+        record, optional, links, owned = scope.record, False, list[str](), True
         for index, step in enumerate(path.steps):
             member = self.member(record, step, path)
             last = index == len(path.steps) - 1
-            if isinstance(member, CollectionType):
+            if isinstance(member, CollectionType) and not (member.single and self.inverses):
                 raise self.collection_refusal(path, index, record, member)
             if isinstance(member, FieldType):
                 if not last:
@@ -232,27 +241,33 @@ class _Resolver:
                     )
                 if step == "id":
                     self.targets[id(path)] = record
-                    if links:
-                        return Column(tuple(links[:-1]), links[-1], INT, optional, depth)
+                    return _id_at(links, owned=owned, optional=optional, depth=depth)
                 return Column(tuple(links), step, member.type, optional or member.optional, depth)
-            optional = optional or member.optional
+            if isinstance(member, LinkType):
+                owned, optional = True, optional or member.optional
+                links.append(member.name or step)
+            else:
+                owned, optional = False, True
+                links.append(step)
             record = member.target
-            links.append(member.name or step)
         self.targets[id(path)] = record
-        if not links:
-            return Column((), "id", INT, optional=False, depth=depth)
-        return Column(tuple(links[:-1]), links[-1], INT, optional, depth)
+        return _id_at(links, owned=owned, optional=optional, depth=depth)
 
     def collection_refusal(self, path: Path, index: int, record: str, member: CollectionType) -> DeclarationError:
         name = path.steps[index]
         if member.single:
-            what = f"{record}.{name} is the other side of a one-to-one: its column belongs to {member.target}"
-        else:
-            what = f"{record}.{name} leads to many records"
+            return self.refusal(
+                f"{record}.{name} is the other side of a one-to-one: its column belongs to {member.target}, so only the "
+                f"conditions and orders of reads can follow {path!r}. Declare this on {member.target} instead, whose "
+                f"{member.hops[0].link} leads to the {record}.",
+                NAME_CODE,
+            )
         rest = ".".join(path.steps[index + 1 :]) or "…"
         before = ".".join((path.root.record or record, *path.steps[: index + 1]))
         return self.refusal(
-            f"{what}, so {path!r} has no single value here. Write `{before}.any(lambda x: x.{rest} …)`.", NAME_CODE
+            f"{record}.{name} leads to many records, so {path!r} has no single value here. "
+            f"Write `{before}.any(lambda x: x.{rest} …)`.",
+            NAME_CODE,
         )
 
     def member(self, record: str, name: str, path: Path) -> Member:

@@ -7,6 +7,7 @@ integrations. Invariant: importing this needs no HTTP library; using it without 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from ensue.clock import EPOCH
 from ensue.errors import DeclarationError, Problem
@@ -23,6 +24,27 @@ DOWNLOAD_BYTES_MAX: Final = 32 * 1024 * 1024
 
 class TooLarge(ValueError):
     """The answer is larger than anybody here reads."""
+
+
+def check_http_url(integration: Integration, setting: str) -> None:
+    """Refuse a setting that is no address of an HTTP service, which would otherwise fail each call instead of the start.
+
+    Raises `DeclarationError`.
+    """
+    value: str = getattr(integration, setting)
+    if not _is_http_url(value):
+        # A URL may hold a password.
+        found = "a URL with credentials" if "@" in value else repr(value)
+        text = f"{integration.namespace} ({type(integration).__name__}).{setting} is {found}; expected https://host[:port][/path]."
+        raise DeclarationError(Problem(WRONG_SETTING, text))
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and " " not in text
+    except ValueError:
+        return False
 
 
 async def enter_http(integration: Integration, *, timeout_seconds: float, **options: Any) -> httpx2.AsyncClient:

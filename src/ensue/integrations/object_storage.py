@@ -10,6 +10,7 @@ a durable effect, so a dead bucket delays it.
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ensue.errors import ConstraintViolated, DeclarationError, NotFound, Problem, Rejected, UsageError
 from ensue.integrations.api import api
 from ensue.integrations.contract import Health, Integration
+from ensue.integrations.http_client import check_http_url
 from ensue.integrations.inbound.message import Inbound
 from ensue.integrations.inbound.webhook import Webhook, WebhookOptions
 from ensue.integrations.settings.environment import WRONG_SETTING, env
@@ -59,6 +61,13 @@ Action = Literal["upload", "confirm", "download", "delete"]
 GRACE = timedelta(minutes=10)
 """How long after its address has expired an upload may still be under way: the time of expiry is that of its start."""
 
+MEMORY = "memory://"
+SIGNED_FOR_MAX = timedelta(days=7)
+"""Longer than this S3 takes no signed address."""
+
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
+_CONTENT_TYPE = re.compile(r"(?:[A-Za-z0-9.+-]+|\*)/(?:[A-Za-z0-9.+-]+|\*)")
+
 logger = logging.getLogger("ensue.integrations.object_storage")
 
 
@@ -92,6 +101,7 @@ class ObjectStorage(Integration):
     sweep_every: timedelta | None = env("S3_SWEEP_EVERY", default=None)
 
     async def configure(self, schema: Schema) -> None:
+        self._check_settings()
         for record in (StoredObject, StorageEvent, StorageSweep):
             schema.entities.add(record)
 
@@ -333,8 +343,32 @@ class ObjectStorage(Integration):
         if not await self.allow(ctx, action, item):
             raise Rejected("not_allowed", f"You may not {action} here.")
 
+    def _check_settings(self) -> None:
+        for setting in ("endpoint", "client_endpoint", "public_url"):
+            if getattr(self, setting) not in ("", MEMORY):
+                check_http_url(self, setting)
+        if not _BUCKET.fullmatch(self.bucket):
+            raise self._wrong(
+                f"has the bucket {self.bucket!r}; expected letters, digits, dots, hyphens and underscores."
+            )
+        if self.size_max < 1:
+            raise self._wrong(f"has size_max={self.size_max}; expected bytes, 1 or more.")
+        for setting in ("upload_lifetime", "download_lifetime"):
+            lifetime: timedelta = getattr(self, setting)
+            if not timedelta(seconds=1) <= lifetime <= SIGNED_FOR_MAX:
+                raise self._wrong(
+                    f"has {setting}={lifetime}; expected 1 second to 7 days, which is as long as S3 lets."
+                )
+        if self.sweep_every is not None and self.sweep_every <= timedelta(0):
+            raise self._wrong(f"has sweep_every={self.sweep_every}; expected a time above 0, or None.")
+        kinds = self.content_types
+        # A text is a sequence too, of letters.
+        wrong = kinds if isinstance(kinds, str) else [kind for kind in kinds if not _CONTENT_TYPE.fullmatch(kind)]
+        if wrong:
+            raise self._wrong(f"has the content types {wrong!r}; expected a list of such as 'image/png' or 'image/*'.")
+
     def _open(self) -> AbstractAsyncContextManager[Objects]:
-        if self.endpoint == "memory://":
+        if self.endpoint == MEMORY:
             return nullcontext(MemoryObjects(self.clock))
         if not self.access_key_id or not self.secret_access_key:
             raise self._wrong("has no keys: set access_key_id (S3_ACCESS_KEY_ID) and secret_access_key.")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ensue.errors import Rejected, Throttled, UnknownOutcome
-from ensue.integrations.http_client import enter_http, retry_after_of
+from ensue.errors import Rejected, Throttled, Unavailable, UnknownOutcome
+from ensue.integrations.http_client import check_http_url, enter_http, retry_after_of
 from ensue.integrations.settings.environment import env
 from ensue.integrations.tasks.integration import TaskIntegration
 from ensue.integrations.tasks.task import AsyncTask
@@ -36,6 +36,7 @@ class OpenAIImages(TaskIntegration):
     deadline: timedelta = timedelta(minutes=30)
 
     async def setup(self, controller: Controller) -> None:
+        check_http_url(self, "base_url")
         headers = {"Authorization": f"Bearer {self.api_key}"}
         self._http = await enter_http(self, timeout_seconds=self.submit_timeout_seconds, headers=headers)
 
@@ -46,6 +47,8 @@ class OpenAIImages(TaskIntegration):
         response = await self._http.post(url, json={"model": self.model, **given}, headers={"Idempotency-Key": key})
         if response.status_code == 429:
             raise Throttled(retry_after_of(response, default=5.0))
+        if response.status_code == 401:
+            raise Unavailable("The service does not accept the key. Set OPENAI_API_KEY to one that it does.")
         if response.status_code in (400, 403, 422):
             raise Rejected("refused", response.text[:500])
         response.raise_for_status()

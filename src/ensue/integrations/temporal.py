@@ -8,6 +8,7 @@ an end is told once for each run, as an event, whoever heard of it; a dead serve
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryWorkflows", "Signal", "Temporal", "TemporalUnavailable", "Workflow", "WorkflowEvent", "WorkflowRun"]
 
+MEMORY: Final = "memory://"
 LOOKED_AT_ONCE: Final = 10
 PAGE: Final = 200
 OVERLAP: Final = timedelta(minutes=1)
 """How much is listed twice: clocks differ, and the server's listing comes a little late."""
 STARTS_WAITED_FOR: Final = 3
 
+_ADDRESS: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}")
 _REQUESTS: Final = uuid.UUID("5e8ac3a5-04fb-4f0a-9f6c-6b5a3a0d7c1e")
 
 
@@ -109,6 +112,7 @@ class Temporal(Integration):
     lease: timedelta = env("TEMPORAL_LEASE", default=LEASE)
 
     async def configure(self, schema: Schema) -> None:
+        self._check_settings()
         schema.entities.add(WorkflowEvent)
         schema.entities.add(WorkflowWatch)
         declared = schema.subclasses(WorkflowRun)
@@ -131,7 +135,7 @@ class Temporal(Integration):
         self._watch = Watch(
             lease, self._look, seconds=self.watch_seconds, anew_seconds=self.reconcile_seconds, clock=self.clock
         )
-        if self.address != "memory://":
+        if self.address != MEMORY:
             await self.enter(self._watch, name="watch")
 
     async def health(self) -> Health:
@@ -213,7 +217,11 @@ class Temporal(Integration):
         return cancel
 
     def _signaller(self, number: int, signal: Signal, target: Target) -> SideEffect:
-        link: Any = getattr(signal.record, signal.run)
+        link: Any = getattr(signal.record, signal.run, None)
+        if link is None:
+            raise self._wrong(
+                f"has the signal {signal.name!r} with run={signal.run!r}, and {signal.record.__name__} has no such link."
+            )
 
         async def send(effect: Effect[Any]) -> Receipt | None:
             run = getattr(effect.record, signal.run)
@@ -331,7 +339,7 @@ class Temporal(Integration):
                 )
 
     async def _open(self) -> AbstractAsyncContextManager[Workflows]:
-        if self.address == "memory://":
+        if self.address == MEMORY:
             return nullcontext(MemoryWorkflows(self.clock))
         try:
             # Only who uses Temporal needs its client installed.
@@ -348,6 +356,18 @@ class Temporal(Integration):
             lazy=True,
         )
         return TemporalWorkflows(client, clock=self.clock, identity=f"ensue:{self.namespace}")
+
+    def _check_settings(self) -> None:
+        if self.address != MEMORY and _ADDRESS.fullmatch(self.address) is None:
+            raise self._wrong(f"has the address {self.address!r}; expected host:port, such as localhost:7233.")
+        for setting in ("watch_seconds", "reconcile_seconds"):
+            if not 0 < getattr(self, setting) < float("inf"):
+                raise self._wrong(f"has {setting}={getattr(self, setting)}; expected seconds above 0.")
+        if self.lease <= timedelta(0):
+            raise self._wrong(f"has lease={self.lease}; expected a time above 0.")
+        for setting in ("temporal_namespace", "task_queue"):
+            if not getattr(self, setting):
+                raise self._wrong(f"has an empty {setting}; expected the name of one.")
 
     def _wrong(self, text: str) -> DeclarationError:
         return DeclarationError(Problem(WRONG_SETTING, f"{self.namespace} (Temporal) {text}"))

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from ensue.errors import Rejected, Throttled, Unavailable, UnknownOutcome
-from ensue.integrations.http_client import download, enter_http, retry_after_of
+from ensue.integrations.http_client import check_http_url, download, enter_http, retry_after_of
 from ensue.integrations.settings.environment import env
 from ensue.integrations.tasks.integration import TaskIntegration
 from ensue.integrations.tasks.task import AsyncTask
@@ -109,6 +109,7 @@ class VolcPictures(TaskIntegration):
     }
 
     async def setup(self, controller: Controller) -> None:
+        check_http_url(self, "endpoint")
         self._credentials = Credentials(self.access_key, self.secret_key, self.region, "cv", self.session_token)
         self._http = await enter_http(self, timeout_seconds=self.submit_timeout_seconds)
         self._keeps: Keeps | None = self.neighbour(self.storage) if self.storage else None

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 PullFormat: TypeAlias = Literal["rtmp", "flv", "hls"]
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+# "." and ".." are steps in a path, which whoever reads the address takes before the server does.
+_NAME: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,100}")
+_DOMAIN: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?")
 _PULL: Final[Mapping[PullFormat, tuple[str, str]]] = {
     "rtmp": ("rtmp", ""),
     "flv": ("https", ".flv"),
@@ -87,6 +89,7 @@ class VolcStream(Integration):
     renew_on: Mapping[type[Stream], type[Interaction]] = {}
 
     async def configure(self, schema: Schema) -> None:
+        self._refuse_wrong_places()
         self._refuse_wrong_times()
         self._streams = tuple(schema.subclasses(Stream))
         schema.entities.add(StreamRenewal)
@@ -166,6 +169,14 @@ class VolcStream(Integration):
             content=renew,
             delay=delay,
         )
+
+    def _refuse_wrong_places(self) -> None:
+        for setting in ("push_domain", "pull_domain"):
+            domain = getattr(self, setting)
+            if not _DOMAIN.fullmatch(domain):
+                raise self._wrong(f"{setting} is {domain!r}; expected a domain alone, such as push.example.com.")
+        if not _NAME.fullmatch(self.application):
+            raise self._wrong(f"application is {self.application!r}; expected 1 to 100 of A-Z a-z 0-9 _ . -")
 
     def _refuse_wrong_times(self) -> None:
         if self.lifetime <= timedelta(0):

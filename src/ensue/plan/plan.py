@@ -125,7 +125,8 @@ class HostStep:
     """Move all derived columns of one host type in one stratum, with one UPDATE.
 
     A vector is the host's id, then per slot its amount or candidate, followed for slots other than `delta` by 1 if it replaces
-    the state. `needs_rows`: something later reads what changes here.
+    the state. `limits`: the cells of a vector that hold a sum's amount, each with the largest that one parameter takes.
+    `needs_rows`: something later reads what changes here.
     """
 
     record: str
@@ -134,6 +135,7 @@ class HostStep:
     columns: tuple[int, ...]  # positions of the columns assigned
     update_one: UpdatePlan
     update_many: UpdatePlan
+    limits: tuple[tuple[int, Any], ...]
     needs_rows: bool
     globals: bool = False
 

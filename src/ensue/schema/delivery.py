@@ -78,7 +78,8 @@ class Breaker:
 
     It opens when `failure_share` of at least `minimum_calls` calls within `window_seconds` failed because the other side
     was unavailable, or `consecutive` such failures came in a row. It stays open for `open_seconds`, then lets one call
-    through; each time that fails it stays open twice as long, up to `open_seconds_max`.
+    through; each time that fails it stays open twice as long, up to `open_seconds_max`. Each process counts its own calls;
+    once one of them has opened it, it is open for all.
     """
 
     failure_share: float = 0.5

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ensue.server")
 
-KEY_LENGTH_MAX = 255
 _stopwatch = SystemClock()
 
 
@@ -48,9 +47,6 @@ class Calls:
     ) -> bytes:
         """Dispatch; gives `{"event", "changes", "replayed"}`, or `{"records"}` of one that only reads, as JSON."""
         payload = self.payload(name)
-        if idempotency_key is not None and not 0 < len(idempotency_key) <= KEY_LENGTH_MAX:
-            text = f"The idempotency key has {len(idempotency_key)} characters; expected 1 to {KEY_LENGTH_MAX}."
-            raise Refusal(422, "invalid", text, fields={"idempotency_key": "has a wrong length"})
         began = _stopwatch.monotonic_seconds()
         token = dispatch_id.set(new_id())
         try:

@@ -58,13 +58,24 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
+QUIET: Final = ("httpx", "httpx2", "httpcore", "httpcore2")
+"""HTTP clients: they log whole URLs, and headers of answers, in which tokens may be."""
+
+
 def log_to(stream: TextIO, *, level: str = "INFO") -> None:
-    """Write everything that is logged from `level` on to `stream`, as JSON lines; what `ensue run` does."""
+    """Write everything that is logged from `level` on to `stream`, as JSON lines; what `ensue run` does.
+
+    Of HTTP clients only warnings, unless the application has set the level of their loggers before.
+    """
     output = logging.StreamHandler(stream)
     output.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [output]
     root.setLevel(level)
+    for name in QUIET:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel("WARNING")
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

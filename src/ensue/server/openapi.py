@@ -130,7 +130,10 @@ def _result(payload: Payload, members: Json, components: Components) -> Json:
 
 def _api(namespace: str, api: API, components: Components) -> Json:
     operation = _operation(f"{namespace}.{api.name}", namespace, api.description)
-    members = {item.name: components.of(item.type) for item in api.parameters}
+    members = {
+        item.name: components.of(item.type) | ({} if item.required else _default(item.default))
+        for item in api.parameters
+    }
     operation["requestBody"] = _body(members, [item.name for item in api.parameters if item.required])
     operation["responses"] = _responses(components.of(api.result))
     return operation
@@ -166,17 +169,17 @@ def _member(member: PayloadMember, components: Components) -> Json:
         schema = components.of(member.type)
     if member.optional:
         schema = nullable(schema)
-    return schema | _default(member)
+    return schema | _default(member.default)
 
 
-def _default(member: PayloadMember) -> Json:
-    if member.default is MISSING or callable(member.default):
+def _default(value: Any) -> Json:
+    if value is MISSING or callable(value):
         return {}
     try:
-        encode(member.default)
+        encode(value)
     except TypeError:  # an expression such as `now`
         return {}
-    return {"default": member.default}
+    return {"default": value}
 
 
 def _body(members: Json, required: list[str]) -> Json:

@@ -18,6 +18,8 @@ from ensue.schema.interaction import Context
 from ensue.schema.model import Model
 from ensue.schema.written.names import suggestion
 
+SUBSCRIBABLE_KINDS = ("entity", "relation")
+
 Authenticate: TypeAlias = Callable[[HTTPConnection], Any]
 """Gives the user of a request or WebSocket connection (a record or an id; None for nobody), or an awaitable of it.
 
@@ -71,11 +73,10 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         for name in ("cors_origins", "subscribable"):
-            if isinstance(getattr(self, name), str):
-                given = getattr(self, name)
-                raise DeclarationError(
-                    f"asgi({name}={given!r}) is a single text; expected several: {name}=[{given!r}]."
-                )
+            given = getattr(self, name)
+            if isinstance(given, str | type):
+                one = given.__name__ if isinstance(given, type) else repr(given)
+                raise DeclarationError(f"asgi({name}={one}) is a single one; expected several: {name}=[{one}].")
         for name in ("body_limit_bytes", "heartbeat_seconds", "send_messages_max", "send_bytes_max"):
             given = getattr(self, name)
             if given <= 0:
@@ -90,6 +91,12 @@ class ServerOptions:
             hint = suggestion(name, model.records)
             raise DeclarationError(f"asgi(subscribable=...) names {name}, which is no record type of this app.{hint}")
         for name in sorted(names):
-            if model.records[name].cls.__ensue_private__:
+            record = model.records[name]
+            if record.kind not in SUBSCRIBABLE_KINDS:
+                raise DeclarationError(
+                    f"asgi(subscribable=...) names {name}, which is neither an entity nor a relation; subscriptions are to "
+                    "records of these, and to interactions with reads=."
+                )
+            if record.cls.__ensue_private__:
                 raise DeclarationError(f"asgi(subscribable=...) names {name}, which is declared private=True.")
         return frozenset(names)

@@ -23,6 +23,8 @@ HELD: Final[tuple[EffectState, ...]] = ("parked", "unknown")
 """Those that wait for something else than their time: the target, an answer, or an operator."""
 CLAIMABLE: Final[tuple[EffectState, ...]] = (*WAITING, *HELD)
 SETTLED: Final[tuple[EffectState, ...]] = ("done", "dead", "cancelled")
+GIVEN_UP: Final[tuple[EffectState, ...]] = ("dead", "cancelled")
+"""Those of the settled that an operator may start anew."""
 
 SUPERSEDED: Final = "superseded"
 """The `error_class` of an effect that was cancelled because a newer one of its key came (`coalesce=True`)."""

@@ -28,7 +28,16 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
-from ensue.store.effect_table import CLAIMABLE, DEFAULT_NOW, HELD, SETTLED, TRANSACTION_NUMBER, WAITING, in_list
+from ensue.store.effect_table import (
+    CLAIMABLE,
+    DEFAULT_NOW,
+    GIVEN_UP,
+    HELD,
+    SETTLED,
+    TRANSACTION_NUMBER,
+    WAITING,
+    in_list,
+)
 from ensue.store.inbox_table import CLOSED, STATES
 from ensue.store.task_table import PHASES
 
@@ -157,6 +166,8 @@ def _effect(metadata: MetaData) -> Table:
     _partial_index(table, "ensue_effect_unsettled", ("name", since), f"state NOT IN {in_list(SETTLED)}")
     unsettled = f"order_key IS NOT NULL AND state NOT IN {in_list(SETTLED)}"
     _partial_index(table, "ensue_effect_head", ("order_key", "position", since), unsettled)
+    given_up = f"order_key IS NOT NULL AND state IN {in_list(GIVEN_UP)}"
+    _partial_index(table, "ensue_effect_given_up", ("order_key",), given_up)
     _partial_index(table, "ensue_effect_settled", ("state", "settled_at"), f"state IN {in_list(SETTLED)}")
     return table
 

@@ -7,7 +7,7 @@ message can show it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from ensue.errors import DeclarationError
@@ -75,6 +75,8 @@ def parse_database_url(text: str) -> DatabaseUrl:
     >>> print(parse_database_url("postgresql://ann:secret@db.example/app?pool=5"))
     postgresql://ann:***@db.example/app?pool=5
     """
+    if not isinstance(cast("object", text), str):
+        raise DeclarationError(f"The database URL is a {type(text).__name__}; expected a str. {ACCEPTED}")
     scheme, separator, _ = text.partition("://")
     try:
         parts = urlsplit(text)

@@ -575,6 +575,13 @@ class TestSettings:
             ({"previous_secrets": ["short"]}, "previous_secrets has 5 bytes"),
             ({"verification": True}, "needs send="),
             ({"revocation_check": timedelta(0)}, "longer than nothing"),
+            ({"reset_lifetime": timedelta(0)}, "reset_lifetime must be longer than nothing"),
+            ({"password_characters_min": 0}, "password_characters_min is 0; expected 1 or more"),
+            ({"argon2_time_cost": 0}, "argon2_time_cost is 0; expected 1 or more"),
+            ({"argon2_memory_kib": 31, "argon2_parallelism": 4}, "argon2_memory_kib is 31; expected 32 or more"),
+            ({"argon2_threads": 0}, "argon2_threads is 0; expected 1 or more"),
+            ({"cookie_origins": ["example.com"]}, "cookie_origins has 'example.com'; expected https://host"),
+            ({"cookie_origins": ["https://example.com/"]}, "cookie_origins has"),
         ],
     )
     async def test_wrong_ones(self, settings: dict[str, Any], message: str) -> None:

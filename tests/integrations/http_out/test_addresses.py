@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import httpx2
 import pytest
 
 from ensue.clock import SystemClock
+from ensue.integrations.http_out import resolving
 from ensue.integrations.http_out.addresses import AddressPolicy
+from ensue.integrations.http_out.outcome import Outcome
 from ensue.integrations.http_out.posting import Poster
 from ensue.integrations.http_out.transport import checked_transport
 from ensue.integrations.http_out.urls import url_problem
@@ -242,10 +245,45 @@ async def test_a_name_that_is_nobodys() -> None:
     async def fail(host: str, port: int) -> Sequence[str]:
         raise OSError(8, "nodename nor servname provided, or not known")
 
-    async with poster(fail) as post:
-        assert "can't be resolved" in (await post.post("http://nowhere.example/", b"{}", {})).error
-    async with poster(Resolver([])) as post:
-        assert "has no address" in (await post.post("http://nowhere.example/", b"{}", {})).error
+    # Nobody can tell from it which names there are in the app's own network.
+    outcomes: list[Outcome] = []
+    for resolve in (fail, Resolver([]), Resolver(["10.0.0.1"]), Resolver(["169.254.169.254"])):
+        async with poster(resolve) as post:
+            outcomes.append(await post.post("http://nowhere.example/", b"{}", {}))
+    text = "AddressRefused: nowhere.example has no address, or one that may not be called."
+    assert outcomes == [Outcome(None, text)] * 4
+
+
+async def test_a_slow_resolver_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    looked: list[str] = []
+
+    def getaddrinfo(host: str, port: int, **_: Any) -> Any:
+        looked.append(host)
+        goes_on.wait(30)
+        return [(None, None, None, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(resolving.socket, "getaddrinfo", getaddrinfo)
+    resolver = resolving.SystemResolver(at_once=2)
+    # One waits for a thread of its own, and one that is given up keeps its place until its thread ends.
+    lookups = [asyncio.create_task(resolver(f"h{n}.example", 443)) for n in range(3)]
+    async with asyncio.timeout(20):
+        while len(looked) < 2:  # noqa: ASYNC110 - threads add to it
+            await asyncio.sleep(0.01)
+        lookups[0].cancel()
+        # The threads that everybody shares are free.
+        assert await asyncio.to_thread(lambda: "free") == "free"
+        assert looked == ["h0.example", "h1.example"]
+        goes_on.set()
+        assert await lookups[1] == await lookups[2] == ["127.0.0.1"]
+    assert lookups[0].cancelled()
+
+
+async def test_the_systems_resolver() -> None:
+    resolver = resolving.SystemResolver()
+    assert "127.0.0.1" in await resolver("127.0.0.1", 443)
+    with pytest.raises(OSError, match=r".+"):
+        await resolver("nowhere.invalid", 443)
 
 
 async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -334,6 +334,7 @@ class TestManaging:
             ({"url": "https://example.com:8080/"}, "url"),
             ({"url": "https://example.com/", "events": ["post.*.x"]}, "events"),
             ({"url": "https://example.com/", "events": ["a b"]}, "events"),
+            ({"url": "https://example.com/", "events": ["post.deleted", "post.delted"]}, "events"),
         ],
     )
     async def test_what_is_no_endpoint(self, desk: Desk, payload: dict[str, Any], field: str) -> None:
@@ -387,6 +388,9 @@ class TestSettings:
             ({"secret": "short"}, "expected at least 32"),
             ({"allowed_addresses": ["here"]}, "no network"),
             ({"deadline": timedelta(0)}, "longer than nothing"),
+            ({"kept": timedelta(0)}, "kept must be longer than nothing"),
+            ({"allowed_ports": [99_999]}, "allowed_ports has 99999; expected 1 to 65535"),
+            ({"ca_file": "/no/such/file"}, "ca_file is '/no/such/file', of which no certificates can be read"),
             ({"events": {"post created": EVENTS["post.created"]}}, "words joined by dots"),
             ({"events": {"webhook.test": EVENTS["post.created"]}}, "webhook.test"),
             ({"events": {"a.b": EVENTS["post.created"], "a_b": EVENTS["post.created"]}}, "dots and underscores"),

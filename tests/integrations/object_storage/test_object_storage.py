@@ -345,6 +345,38 @@ async def test_settings_that_are_missing_or_wrong_are_said() -> None:
                 raise AssertionError("started")
 
 
+KEYS = {"S3_BUCKET": "b", "S3_ACCESS_KEY_ID": "k", "S3_SECRET_ACCESS_KEY": "s", "S3_ENDPOINT": "http://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [
+        ({"S3_ENDPOINT": "nonsense"}, "endpoint is 'nonsense'; expected https://host"),
+        ({"S3_CLIENT_ENDPOINT": "s3.example.com"}, "client_endpoint is"),
+        ({"S3_PUBLIC_URL": "ftp://cdn.example.com"}, "public_url is"),
+        ({"S3_ENDPOINT": "https://me:hidden@"}, "endpoint is a URL with credentials"),
+        ({"S3_BUCKET": "my photos"}, "has the bucket 'my photos'"),
+        ({"S3_SIZE_MAX": "0"}, "size_max=0"),
+        ({"S3_UPLOAD_LIFETIME": "0s"}, "upload_lifetime=0:00:00"),
+        ({"S3_DOWNLOAD_LIFETIME": "8d"}, "download_lifetime=8 days"),
+        ({"S3_SWEEP_EVERY": "0s"}, "sweep_every=0:00:00"),
+    ],
+)
+async def test_settings_that_mean_nothing_are_said_at_the_start(environment: dict[str, str], text: str) -> None:
+    with pytest.raises(DeclarationError, match=text) as told:
+        async with AppHarness(app(), env={**KEYS, **environment}):
+            raise AssertionError("started")
+    assert "hidden" not in str(told.value)
+
+
+@pytest.mark.parametrize("kinds", ["image/*", ["image"], ["image/png; charset=x"], [""]])
+async def test_content_types_that_match_nothing_are_said_at_the_start(kinds: Any) -> None:
+    files = App(user=User, integrations={"files": ObjectStorage(content_types=kinds)})
+    with pytest.raises(DeclarationError, match="has the content types"):
+        async with AppHarness(files, env={"S3_ENDPOINT": "memory://", "S3_BUCKET": "b"}):
+            raise AssertionError("started")
+
+
 async def test_a_dead_server_does_not_keep_the_app_from_starting_and_no_secret_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -291,6 +291,28 @@ async def test_a_look_that_takes_longer_than_the_lease_keeps_it() -> None:
         await mine.release()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"address": "temporal.example.com"}, "has the address 'temporal.example.com'; expected host:port"),
+        ({"address": "http://temporal:7233"}, "expected host:port"),
+        ({"watch_seconds": 0}, "watch_seconds=0; expected seconds above 0"),
+        ({"reconcile_seconds": -1}, "reconcile_seconds=-1"),
+        ({"lease": timedelta(0)}, "lease=0:00:00"),
+        ({"task_queue": ""}, "an empty task_queue"),
+    ],
+)
+async def test_settings_that_mean_nothing_are_told_at_the_start(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        await app(**{"address": "memory://", **settings}).freeze()
+
+
+async def test_a_signal_by_a_link_that_is_none_is_told_at_the_start() -> None:
+    flows = Temporal(workflows={Fulfilment: Workflow("Fulfil")}, signals=[Signal("paid", Payment, run="order")])
+    with pytest.raises(DeclarationError, match="signal 'paid' with run='order', and Payment has no such link"):
+        await App(entities=[Order, Fulfilment, Payment], integrations={"flows": flows}).freeze()
+
+
 async def test_kinds_of_runs_and_workflows_must_match() -> None:
     class Forgotten(WorkflowRun):
         pass

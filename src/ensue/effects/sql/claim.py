@@ -200,6 +200,25 @@ _NONE: Final = Statement("effect.none", "", rows=True)
 """What one statement does on PostgreSQL takes several on SQLite, where each costs microseconds."""
 
 
+def _room(now: str) -> str:
+    """The queries `known`, `held` and `room`: of each target what it allows, and whether its row is locked for it."""
+    tokens = _tokens(now, least="least", greatest="greatest", of="k")
+    return (
+        "known AS MATERIALIZED (SELECT g.*, t.version, g.rate IS NOT NULL OR g.concurrency IS NOT NULL AS limited,"
+        f" {_passable(now)} AS passable, coalesce(t.breaker_state, 'closed') <> 'closed' AS probing"
+        " FROM json_to_recordset($2::text::json) AS g(target text, rate double precision, burst double precision,"
+        " concurrency bigint, probe bigint) LEFT JOIN ensue_effect_target t ON t.target = g.target),"
+        f" held AS MATERIALIZED (SELECT t.target, {tokens} AS tokens FROM ensue_effect_target t"
+        " JOIN known k ON k.target = t.target AND k.version = t.version"
+        " WHERE k.passable AND (k.probing OR k.limited) FOR NO KEY UPDATE OF t SKIP LOCKED),"
+        " room AS MATERIALIZED (SELECT k.target, k.probing, k.probe, h.tokens, h.target IS NOT NULL AS held,"
+        " CASE WHEN NOT k.passable OR ((k.probing OR k.limited) AND h.target IS NULL) THEN 0 WHEN k.probing THEN 1"
+        " WHEN k.limited THEN least(floor(h.tokens)::bigint,"
+        f" k.concurrency - CASE WHEN k.concurrency IS NOT NULL THEN ({_IN_USE}k.target) END) END AS room"
+        " FROM known k LEFT JOIN held h ON h.target = k.target)"
+    )
+
+
 def _claim_on_postgresql(now: str) -> str:
     """One round trip: what each target allows, the rows that are due, what they take of it, and their leases.
 
@@ -208,7 +227,6 @@ def _claim_on_postgresql(now: str) -> str:
     passed over, and so is everything for that target, until the next look.
     """
     locked = "FOR NO KEY UPDATE OF e SKIP LOCKED"
-    tokens = _tokens(now, least="least", greatest="greatest", of="k")
     limit = "least(w.free, r.room) * w.batch"
     columns = "p.id, w.name, w.target, w.free, w.batch, p.alone, p.available_at - w.priority * 60000000 AS rank"
     due_rows = f"e.id, e.available_at, {ALONE} AS alone"
@@ -221,18 +239,7 @@ def _claim_on_postgresql(now: str) -> str:
         " CASE WHEN $6::boolean THEN 'off' ELSE current_setting('synchronous_commit') END, true)"
         " FROM json_to_recordset($1::text::json) AS w(name text, free bigint, batch bigint, target text, priority bigint,"
         " keyed boolean, after text, floor bigint, server bigint)),"
-        " known AS MATERIALIZED (SELECT g.*, t.version, g.rate IS NOT NULL OR g.concurrency IS NOT NULL AS limited,"
-        f" {_passable(now)} AS passable, coalesce(t.breaker_state, 'closed') <> 'closed' AS probing"
-        " FROM json_to_recordset($2::text::json) AS g(target text, rate double precision, burst double precision,"
-        " concurrency bigint, probe bigint) LEFT JOIN ensue_effect_target t ON t.target = g.target),"
-        f" held AS MATERIALIZED (SELECT t.target, {tokens} AS tokens FROM ensue_effect_target t"
-        " JOIN known k ON k.target = t.target AND k.version = t.version"
-        " WHERE k.passable AND (k.probing OR k.limited) FOR NO KEY UPDATE OF t SKIP LOCKED),"
-        " room AS MATERIALIZED (SELECT k.target, k.probing, k.probe, h.tokens, h.target IS NOT NULL AS held,"
-        " CASE WHEN NOT k.passable OR ((k.probing OR k.limited) AND h.target IS NULL) THEN 0 WHEN k.probing THEN 1"
-        " WHEN k.limited THEN least(floor(h.tokens)::bigint,"
-        f" k.concurrency - CASE WHEN k.concurrency IS NOT NULL THEN ({_IN_USE}k.target) END) END AS room"
-        " FROM known k LEFT JOIN held h ON h.target = k.target),"
+        f" {_room(now)},"
         # Materialized, because a limit inside a sub-select that the planner runs twice would claim twice as much.
         f" plain AS MATERIALIZED (SELECT {columns}"
         " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0 CROSS JOIN LATERAL"

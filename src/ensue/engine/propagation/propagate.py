@@ -279,12 +279,34 @@ def _update_hosts(
     if not hosts:
         return []
     vectors = [_vector(step, host, gathered) for host in hosts]
+    while any(abs(vector[at]) > limit for at, limit in step.limits for vector in vectors):
+        yield _update(step, _part(step, vectors), returning=False)
+    found: list[Any] = yield _update(step, vectors, returning=returning)
+    decode = tx.plan.records[step.record].decode
+    return found if decode is None else list(map(decode, found))
+
+
+def _update(step: HostStep, vectors: list[list[Any]], *, returning: bool) -> Run:
     one = len(vectors) == 1
     update = step.update_one if one else step.update_many
     given = vectors[0] if one else vectors
-    found: list[Any] = yield Run(update.returning if returning else update.quiet, update.bind(given), given=given)
-    decode = tx.plan.records[step.record].decode
-    return found if decode is None else list(map(decode, found))
+    return Run(update.returning if returning else update.quiet, update.bind(given), given=given)
+
+
+def _part(step: HostStep, vectors: list[list[Any]]) -> list[list[Any]]:
+    """Take from amounts that no parameter holds as much as one does, as vectors that are applied first.
+
+    The sum was in range and will be, as far as the data is; then it is on the way there, too.
+    """
+    parts: list[list[Any]] = []
+    for vector in vectors:
+        part = [vector[0], *(cell for group in step.groups for cell in group.idle)]
+        for at, limit in step.limits:
+            if abs(vector[at]) > limit:
+                part[at] = limit if vector[at] > 0 else -limit
+                vector[at] -= part[at]
+        parts.append(part)
+    return parts
 
 
 def _vector(step: HostStep, host: int, gathered: list[Accumulators]) -> list[Any]:

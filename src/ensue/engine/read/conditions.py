@@ -64,9 +64,7 @@ class Conditions:
 
     def condition(self, expr: Expr[Any], source: Source) -> Column:
         """`expr` as a filter on the rows of `source`."""
-        node = resolve(
-            expr, source.record.name, self.naming.model, expected=BOOL, now=self._now, aliases=source.record.abstract
-        )
+        node = self._resolve(expr, source, expected=BOOL)
         return self._lower(self._lifted(node, expr), source, filter=True)
 
     def ordering(self, order_by: Iterable[Any], source: Source) -> tuple[Ordering, ...]:
@@ -85,14 +83,24 @@ class Conditions:
             raise problem(
                 f'`order_by` got {item!r}; expected expressions such as `Post.at.desc()`, or names such as "-at".'
             )
-        node = resolve(
-            order.value, source.record.name, self.naming.model, now=self._now, aliases=source.record.abstract
-        )
+        node = self._resolve(order.value, source)
         if node.type.kind == "json":
             raise problem(
                 f"`order_by` got {order.value!r}, which is json and has no order. Order by a value of the record."
             )
         return Ordering(self._lifted(node, order.value), order.descending)
+
+    def _resolve(self, expr: Expr[Any], source: Source, *, expected: ValueType | None = None) -> Node:
+        record = source.record
+        return resolve(
+            expr,
+            record.name,
+            self.naming.model,
+            expected=expected,
+            now=self._now,
+            aliases=record.abstract,
+            inverses=True,
+        )
 
     # --- Parameters ---------------------------------------------------------------------------------------------------
 

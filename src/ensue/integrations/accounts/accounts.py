@@ -8,6 +8,7 @@ token is in a log, an event, an effect or an error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -60,6 +61,18 @@ PASSWORD_CHARACTERS_MAX = 1_024
 TICKET_LIFETIME = timedelta(seconds=30)
 PRUNE_SECONDS = 3_600.0
 KEPT = timedelta(days=30)
+LIFETIMES = (
+    "access_lifetime",
+    "refresh_lifetime",
+    "session_lifetime",
+    "reset_lifetime",
+    "registration_lifetime",
+    "revocation_check",
+    "events_kept",
+)
+COUNTS = ("password_characters_min", "argon2_time_cost", "argon2_parallelism", "argon2_threads")
+# As browsers send it, or it would match nobody: in small letters, without a path. Apps on phones have schemes of their own.
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9_.\[\]:-]+")
 
 Login = Annotated[str, msgspec.Meta(min_length=1, max_length=LOGIN_CHARACTERS_MAX)]
 Password = Annotated[
@@ -500,9 +513,26 @@ class Accounts(Integration):
                     '`python -c "import secrets; print(secrets.token_urlsafe(48))"`.'
                 )
                 wrong.append(Problem(WRONG_SETTING, f"{self.namespace}.{name} {text}"))
-        for name in ("access_lifetime", "refresh_lifetime", "session_lifetime", "revocation_check"):
-            if getattr(self, name) <= timedelta(0):
-                wrong.append(Problem(WRONG_SETTING, f"{self.namespace}.{name} must be longer than nothing."))
+        wrong += [
+            Problem(WRONG_SETTING, f"{self.namespace}.{name} must be longer than nothing.")
+            for name in LIFETIMES
+            if getattr(self, name) <= timedelta(0)
+        ]
+        # Argon2 needs 8 KiB for each lane.
+        least = {**dict.fromkeys(COUNTS, 1), "argon2_memory_kib": 8 * max(1, self.argon2_parallelism)}
+        wrong += [
+            Problem(WRONG_SETTING, f"{self.namespace}.{name} is {getattr(self, name)}; expected {count} or more.")
+            for name, count in least.items()
+            if getattr(self, name) < count
+        ]
+        wrong += [
+            Problem(
+                WRONG_SETTING,
+                f"{self.namespace}.cookie_origins has {origin!r}; expected https://host[:port], in small letters.",
+            )
+            for origin in self.cookie_origins
+            if ORIGIN.fullmatch(origin) is None
+        ]
         if self.verification and self.send is None:
             text = "needs send=…, which brings the token to whoever registers."
             wrong.append(Problem(WRONG_SETTING, f"{self.namespace}.verification {text}"))

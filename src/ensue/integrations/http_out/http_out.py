@@ -120,7 +120,11 @@ class HttpOut(Integration):
         self._signing = Signing(
             self._store, self.clock, keys=[text.encode() for text in (self.secret, *self.previous_secrets)]
         )
-        transport = checked_transport(policy, resolve=self.resolve, ca_file=self.ca_file)
+        try:
+            transport = checked_transport(policy, resolve=self.resolve, ca_file=self.ca_file)
+        except OSError as failure:
+            text = f"{self.namespace}.ca_file is {self.ca_file!r}, of which no certificates can be read ({failure})."
+            raise DeclarationError(Problem(WRONG_SETTING, text)) from failure
         http = await self.enter(transport, name="http")
         self._deliveries = Deliveries(
             self._store,
@@ -341,6 +345,9 @@ class HttpOut(Integration):
         strange = [pattern for pattern in patterns if PATTERN.fullmatch(pattern) is None]
         if strange:
             wrong["events"] = f"{strange[0][:100]!r} is no event and no pattern; expected one such as 'post.*'"
+        # A pattern may wait for events to come; a name that nothing sends is a slip, and its endpoint would hear nothing.
+        elif unknown := [name for name in patterns if "*" not in name and name not in self.events]:
+            wrong["events"] = f"{unknown[0][:100]!r} is none of {', '.join(self.events)}"
         if wrong:
             raise InvalidValue("; ".join(f"The {name} {text}" for name, text in wrong.items()), fields=wrong)
 
@@ -353,9 +360,12 @@ class HttpOut(Integration):
             if len(secret.encode()) < SECRET_BYTES_MIN:
                 text = f"has {len(secret.encode())} bytes; expected at least {SECRET_BYTES_MIN}, by chance."
                 wrong.append(Problem(WRONG_SETTING, f"{self.namespace}.{name} {text}"))
-        for name in ("deadline", "max_age", "disable_after"):
+        for name in ("deadline", "max_age", "disable_after", "kept"):
             if getattr(self, name) <= timedelta(0):
                 wrong.append(Problem(WRONG_SETTING, f"{self.namespace}.{name} must be longer than nothing."))
+        for port in self.allowed_ports:
+            if not 0 < port < 2**16:
+                wrong.append(Problem(WRONG_SETTING, f"{self.namespace}.allowed_ports has {port}; expected 1 to 65535."))
         policy = AddressPolicy()
         try:
             policy = AddressPolicy.of(self.allowed_addresses)

@@ -46,7 +46,10 @@ class Poster:
                 outcome = await self._post(url, body, headers)
         except TimeoutError:
             outcome = Outcome(None, f"There was no answer within {self._deadline_seconds:g} s.")
-        except (AddressRefused, httpcore2.TimeoutException, httpx2.TimeoutException) as error:
+        except AddressRefused as error:
+            # How long that took would tell whether there is such a name.
+            return Outcome(None, _told(error))
+        except (httpcore2.TimeoutException, httpx2.TimeoutException) as error:
             outcome = Outcome(None, _told(error))
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
             outcome = Outcome(None, _told(error))

@@ -1,15 +1,16 @@
 """Connections to checked addresses: a name is resolved once, every address of it is checked, and one of these is called.
 
-Decides when a connection may be made. Leaves which addresses may be called to `addresses`, and HTTP and TLS to httpcore2:
-the certificate is checked against the name, and SNI and Host are the name's, although the connection is made to an
-address. Invariant: between the check of an address and the connection to it, no name is resolved.
+Decides when a connection may be made. Leaves which addresses may be called to `addresses`, finding them to `resolving`,
+and HTTP and TLS to httpcore2: the certificate is checked against the name, and SNI and Host are the name's, although the
+connection is made to an address. Invariants: between the check of an address and the connection to it, no name is
+resolved; what is raised does not tell a name that has no address from one whose address may not be called.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
@@ -19,6 +20,9 @@ import httpcore2
 import httpx2
 
 from ensue.integrations.http_out.addresses import AddressPolicy
+from ensue.integrations.http_out.resolving import SystemResolver
+
+logger = logging.getLogger("ensue.integrations.http_out")
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 """Gives the addresses of a host, as text."""
@@ -28,19 +32,19 @@ KEEPALIVE_SECONDS = 20.0
 
 
 class AddressRefused(Exception):
-    """The host has an address that may not be called. The address is not told: it is of somebody's inner network."""
+    """The host has no address that may be called.
 
+    Whether it has another is not told: whoever names hosts could find out which there are in somebody's inner network.
+    """
 
-async def resolve_by_system(host: str, port: int) -> list[str]:
-    """The addresses of `host`, by the system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(item[4][0]) for item in found))
+    def __init__(self, host: str) -> None:
+        super().__init__(f"{host} has no address, or one that may not be called.")
 
 
 class CheckedBackend(httpcore2.AsyncNetworkBackend):
     """Connects to addresses that `policy` allows, and to nothing else."""
 
-    def __init__(self, policy: AddressPolicy, *, resolve: Resolve = resolve_by_system) -> None:
+    def __init__(self, policy: AddressPolicy, *, resolve: Resolve) -> None:
         self._policy = policy
         self._resolve = resolve
         # Without anyio, which Starlette brings, httpcore2 has another class of this name.
@@ -49,14 +53,8 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
 
     async def connect_tcp(self, host: str, port: int, *more: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
         """Resolve, check all, connect to the first that answers. Raises `AddressRefused`, or `httpcore2.ConnectError`."""
-        try:
-            addresses = await self._resolve(host, port)
-        except OSError as error:
-            raise httpcore2.ConnectError(f"The name can't be resolved: {error.strerror or error}") from error
-        for text in addresses:
-            if (why := self._policy.refusal(ipaddress.ip_address(text))) is not None:
-                raise AddressRefused(f"{host} has an address that may not be called: it is {why}.")
-        failure: Exception = httpcore2.ConnectError(f"{host} has no address.")
+        addresses = await self._checked(host, port)
+        failure: Exception = AddressRefused(host)
         for text in addresses:
             try:
                 return await self._inner.connect_tcp(text, port, *more, **options)
@@ -64,9 +62,21 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
                 failure = error
         raise failure
 
+    async def _checked(self, host: str, port: int) -> Sequence[str]:
+        try:
+            addresses = await self._resolve(host, port)
+        except OSError as error:
+            logger.info("%s is not called: the name can't be resolved (%s)", host, error.strerror or error)
+            raise AddressRefused(host) from error
+        for text in addresses:
+            if (why := self._policy.refusal(ipaddress.ip_address(text))) is not None:
+                logger.info("%s is not called: an address of it is %s", host, why)
+                raise AddressRefused(host)
+        return addresses
+
     async def connect_unix_socket(self, path: str, *more: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
         """Refuse: nobody outside is reached by a file."""
-        raise AddressRefused(f"{path} is a file of this machine.")
+        raise AddressRefused(path)
 
     async def sleep(self, seconds: float) -> None:
         """Wait between attempts to connect."""
@@ -138,4 +148,4 @@ def checked_transport(policy: AddressPolicy, *, resolve: Resolve | None = None, 
     context = ssl.create_default_context()
     if ca_file:
         context.load_verify_locations(ca_file)
-    return CheckedTransport(CheckedBackend(policy, resolve=resolve or resolve_by_system), ssl_context=context)
+    return CheckedTransport(CheckedBackend(policy, resolve=resolve or SystemResolver()), ssl_context=context)

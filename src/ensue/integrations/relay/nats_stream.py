@@ -1,7 +1,8 @@
 """JetStream as a relay: a stream for effects, one for those that are dead, and a bucket of attempts.
 
 Decides their names and settings, and how the client's errors are told. Invariants: handing over returns after the
-stream has stored the message; by its message id JetStream drops a repeat within the window.
+stream has stored the message; by its message id JetStream drops a repeat within the window; what could be handed over
+can be buried, with as much of its error as there is room for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ ANSWER_SECONDS: Final = 5.0
 FETCH_SECONDS: Final = 1.0
 PING_SECONDS: Final = 5
 MESSAGE_ID: Final = "Nats-Msg-Id"
+HEADER_CLASS, HEADER_TEXT = "Ensue-Error-Class", "Ensue-Error"
 
 
 class JetStream:
@@ -76,21 +78,24 @@ class JetStream:
         return await self._publish(f"{self._nats.subject}.{name}", id_, data, {})
 
     async def bury(self, name: str, id_: str, data: bytes, *, error: tuple[str, str]) -> None:
-        """Store a message that no worker could deliver, with the class and text of its last error."""
-        headers = {"Ensue-Error-Class": error[0], "Ensue-Error": error[1].replace("\r", " ").replace("\n", " ")}
-        await self._publish(f"{self._nats.subject}-dead.{name}", id_, data, headers)
+        """Store a message that no worker could deliver, with the class and text of its last error, if they fit."""
+        room = int(self._client.max_payload) - len(data) - _size({MESSAGE_ID: id_})
+        await self._publish(f"{self._nats.subject}-dead.{name}", id_, data, _error_headers(error, room))
 
     async def _publish(self, subject: str, id_: str, data: bytes, headers: Mapping[str, str]) -> str:
         if not self.connected:
             # The client would keep it for later; it is kept in the table already.
             raise Unavailable("NATS is not connected at the moment.", retryable=True)
+        from nats.errors import MaxPayloadError
         from nats.js.errors import NoStreamResponseError
 
         with told():
+            given = {MESSAGE_ID: id_, **headers}
+            if _size(given) + len(data) > self._client.max_payload:
+                # The client counts the data alone; the server counts headers as well, and hangs up.
+                raise MaxPayloadError
             try:
-                answer = await self._stream.publish(
-                    subject, data, timeout=ANSWER_SECONDS, headers={MESSAGE_ID: id_, **headers}
-                )
+                answer = await self._stream.publish(subject, data, timeout=ANSWER_SECONDS, headers=given)
             except NoStreamResponseError:
                 await self.prepare()
                 raise
@@ -218,6 +223,27 @@ class told:
         if isinstance(error, nats.errors.Error | OSError | nats.js.errors.Error | TimeoutError):
             text = f"NATS did not answer as it should: {type(error).__name__} {error}".rstrip()
             raise Unavailable(text, retryable=True) from error
+
+
+def _size(headers: Mapping[str, str]) -> int:
+    """The bytes that the server counts for `headers`."""
+    return len(b"NATS/1.0\r\n\r\n") + sum(_line_size(name, text) for name, text in headers.items())
+
+
+def _line_size(name: str, text: str) -> int:
+    return len(f"{name}: {text}\r\n".encode())
+
+
+def _error_headers(error: tuple[str, str], room: int) -> dict[str, str]:
+    """The class of an error if that fits into `room` bytes, and as much of its text as fits besides."""
+    kind, text = error[0], error[1].replace("\r", " ").replace("\n", " ")
+    room -= _line_size(HEADER_CLASS, kind)
+    if room < 0:
+        return {}
+    left = room - _line_size(HEADER_TEXT, "")
+    if left <= 0:
+        return {HEADER_CLASS: kind}
+    return {HEADER_CLASS: kind, HEADER_TEXT: text.encode()[:left].decode(errors="ignore")}
 
 
 def _not_found() -> type[Exception]:

@@ -16,7 +16,7 @@ from ensue.clock import to_micros
 from ensue.effects.ledger import Returned, return_effects
 from ensue.errors import InternalError, Unavailable
 from ensue.integrations.relay.message import from_message
-from ensue.integrations.relay.nats_stream import connect_relay
+from ensue.integrations.relay.nats_stream import HEADER_CLASS, HEADER_TEXT, connect_relay
 from ensue.schema.delivery import LEASE_SECONDS, Nats
 from ensue.store.driver import Driver
 
@@ -25,7 +25,6 @@ logger = logging.getLogger("ensue.relay")
 AT_ONCE: Final = 100
 EARLY_SECONDS: Final = 1.0
 PAUSE_SECONDS_MAX: Final = 30.0
-HEADER_CLASS, HEADER_TEXT = "Ensue-Error-Class", "Ensue-Error"
 
 
 class Returning:

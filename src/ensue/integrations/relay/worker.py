@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from random import Random
 from typing import Any, Final, Literal
 
+from ensue.background import end_tasks
 from ensue.clock import Clock
 from ensue.effects.observe import DeliveryEvent
 from ensue.effects.retry import Circumstances, Failure, decide, describe, judge
@@ -76,9 +77,7 @@ class RelayWorker:
     async def stop(self, grace_seconds: float = 15.0) -> None:
         """Take nothing more, let functions run for `grace_seconds`, then cancel them: others get their messages at once."""
         self._stopping.set()
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await end_tasks(*self._loops)
         if self._calls:
             await asyncio.wait(self._calls, timeout=max(grace_seconds, 0.001))
         for call in self._calls:
@@ -150,7 +149,7 @@ class RelayWorker:
         except Exception:
             logger.exception("a relayed effect could not be handled; it is redelivered")
         finally:
-            beat.cancel()
+            await end_tasks(beat)
 
     async def _attempt(self, relay: JetStream, message: Any, target: Handling) -> None:
         redelivered = message.metadata.num_delivered > 1
@@ -177,11 +176,15 @@ class RelayWorker:
         try:
             async with asyncio.timeout(target.timeout_seconds):
                 answer = await target.handler(row if target.batch is None else [row])
-        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - judged, logged, and kept with the message
-            failure = judge(error, target.classify)
-            if type(error) is TimeoutError and not str(error):
-                failure = Failure("transient", f"TimeoutError: no end within {target.timeout_seconds:g} s")
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            # Whatever was raised: a message that only goes back is given to one worker after the other, and ends them all.
+            failure = _judged(error, target)
             state = await self._failed(relay, message, row, failure=failure, target=target)
+            # Not SystemExit, which functions made for the command line raise.
+            if isinstance(error, KeyboardInterrupt):
+                raise
             return {"state": state, "error_class": failure.kind}
         await message.ack_sync()
         if message.metadata.num_delivered > 1:
@@ -224,6 +227,23 @@ class RelayWorker:
                 await message.in_progress()
             except Exception as error:  # noqa: BLE001 - the next beat may get through; else the lease ends
                 logger.warning("the lease of a relayed effect could not be renewed: %s", describe(error))
+
+
+def _is_cancelled() -> bool:
+    """Whether the call is being cancelled; else its function has cancelled itself, by a scope of its own that leaked."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _judged(error: BaseException, target: Handling) -> Failure:
+    if type(error) is TimeoutError and not str(error):
+        return Failure("transient", f"TimeoutError: no end within {target.timeout_seconds:g} s")
+    try:
+        return judge(error, target.classify)
+    except Exception as defect:
+        # `classify` is an integration's own; it must not decide whether there is an end at all.
+        logger.exception("classify raised %s; the error is judged without it", type(defect).__name__)
+        return judge(error)
 
 
 def _fields(row: EffectRow) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ensue.integrations.relay.hand_over import HandOver
 from ensue.schema.delivery import Nats, Receipt
 from ensue.schema.effect import Effect
 from ensue.schema.model import EffectModel, Model
+from ensue.schema.passes.effects import OF_DELIVERY
 from ensue.store.driver import Driver
 from ensue.store.url import open_driver, parse_database_url
 from ensue.telemetry import Telemetry
@@ -139,17 +140,8 @@ def target_of(model: Model, declared: EffectModel) -> Handling:
     )
 
 
-_PASSED = (
-    "retry",
-    "timeout_seconds",
-    "concurrency",
-    "target",
-    "poison",
-    "coalesce",
-    "batch",
-    "priority",
-    "key_ttl",
-)
+# A function to ask is made for its rows; a relay takes the place of the function to call.
+_PASSED = tuple(name for name in OF_DELIVERY if name not in ("verify", "relay"))
 
 
 def after_commit_row(model: Model, effect: AfterCommit) -> EffectRow:

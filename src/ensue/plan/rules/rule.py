@@ -32,10 +32,12 @@ class Slot:
 
     `delta`: added to the host. `exact`: added too, but a retraction makes the host re-read it (floats: adding and then removing
     a number is not exact). `max`, `min`: a candidate; losing the extremum makes the host re-read it.
+    `limit`: what the stored amount and one added can't exceed, for amounts of which the difference of two can.
     """
 
     kind: SlotKind
     type: ValueType
+    limit: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Sum and Average. Over int and Decimal by pure deltas; over float a retraction re-reads the host, so that nothing drifts."""
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ from sqlalchemy import ColumnElement
 from ensue.expression.types import ValueType
 from ensue.plan.rules.counting import INT, count_if
 from ensue.plan.rules.rule import Slot, SlotValue, StateColumn, plus
+from ensue.plan.values import INT_MAX
 from ensue.store.driver import Dialect
 
 FLOAT = ValueType("float", float)
@@ -16,7 +18,10 @@ DOUBLE: sa.Double[float] = sa.Double()
 
 
 def _sum_slot(value_type: ValueType) -> Slot:
-    return Slot("exact" if value_type.kind == "float" else "delta", value_type)
+    if value_type.kind == "float":
+        return Slot("exact", value_type)
+    limit = INT_MAX if value_type.kind == "int" else Decimal(INT_MAX).scaleb(-(value_type.scale or 0))
+    return Slot("delta", value_type, limit)
 
 
 def _add(state: ColumnElement[Any], slot: SlotValue) -> ColumnElement[Any]:

@@ -117,6 +117,7 @@ def _host_draft(layout: Layout, stratum: int, record: str, named: Sequence[Named
             columns=columns,
             update_one=one,
             update_many=many,
+            limits=_limits(builders),
             needs_rows=record in context.images
             or any((record, position) in context.read_above for position in columns),
             globals=layout.model.records[record].kind == "globals",
@@ -124,6 +125,16 @@ def _host_draft(layout: Layout, stratum: int, record: str, named: Sequence[Named
 
     reads = tuple(pair for builder in builders for pair in builder.view.reads())
     return Draft(stratum, record, sources, reads, build)
+
+
+def _limits(builders: Sequence[GroupBuilder]) -> tuple[tuple[int, Any], ...]:
+    found: list[tuple[int, Any]] = []
+    at = 1
+    for slot in (slot for builder in builders for slot in builder.slots):
+        if slot.limit is not None:
+            found.append((at, slot.limit))
+        at += 1 if slot.kind == "delta" else 2
+    return tuple(found)
 
 
 def _formula_drafts(layout: Layout, heights: Heights) -> Iterable[Draft]:

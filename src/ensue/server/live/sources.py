@@ -25,7 +25,7 @@ from ensue.schema.written.names import suggestion
 from ensue.server.answers import Refusal, encode
 from ensue.server.calls import Calls
 from ensue.server.live.subscriptions import NOTHING, Source, Watched
-from ensue.server.options import ServerOptions
+from ensue.server.options import SUBSCRIBABLE_KINDS, ServerOptions
 from ensue.server.protocol import SubscribeRequest
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def record_source(run: AppRun, request: SubscribeRequest) -> RecordSource:
     assert request.record is not None
     assert request.key is not None
     record = run.model.records.get(request.record)
-    if record is None or record.kind not in ("entity", "relation"):
-        names = [name for name, item in run.model.records.items() if item.kind in ("entity", "relation")]
+    if record is None or record.kind not in SUBSCRIBABLE_KINDS:
+        names = [name for name, item in run.model.records.items() if item.kind in SUBSCRIBABLE_KINDS]
         hint = suggestion(request.record, names)
         raise Refusal(404, "unknown_record", f"There is no record type {request.record!r}.{hint}")
     fields = request.fields
@@ -163,7 +163,8 @@ def _crosses(model: Model, record: RecordModel, asked: Mapping[str, Any]) -> boo
             item = Path(Root(None), tuple(item.removeprefix("-").split(".")))
         expressions.append(item.value if isinstance(item, Order) else item)
     # Any instant will do for `now`: only columns are looked at.
-    found = [node for expr in expressions for node in walk(resolve(expr, record.name, model, now=EPOCH))]
+    resolved = (resolve(expr, record.name, model, now=EPOCH, inverses=True) for expr in expressions)
+    found = [node for top in resolved for node in walk(top)]
     return any(isinstance(node, Exists) or (isinstance(node, Column) and node.path) for node in found)
 
 

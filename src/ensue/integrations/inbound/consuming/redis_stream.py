@@ -2,7 +2,7 @@
 
 Decides how entries become messages, and when those of processes that are gone are taken over. Invariants: an entry is
 acknowledged by id and never removed, which is its stream's owner's matter; a consumer's name is removed from the group
-only while nothing is pending for it.
+only while nothing is pending for it; what waits here for its next attempt stays ours, however long that is.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class RedisSource:
         self._stopwatch = SystemClock()
         self._client: Any = None
         self._claimed_at = float("-inf")
+        self._kept: set[bytes] = set()
         self._sound = False
 
     async def connect(self) -> None:
@@ -60,6 +61,7 @@ class RedisSource:
             if "BUSYGROUP" not in str(error):
                 raise
         self._claimed_at = float("-inf")
+        self._kept.clear()
         await self._forget_the_gone()
 
     async def fetch(self, count: int, seconds: float) -> Sequence[Delivered]:
@@ -69,6 +71,7 @@ class RedisSource:
         now = self._stopwatch.monotonic_seconds()
         claim_every_seconds = min(CLAIM_EVERY_SECONDS_MAX, redeliver_seconds / 2)
         if now - self._claimed_at >= claim_every_seconds:
+            await self._keep()
             idle = int(redeliver_seconds * 1000)
             _, left, *_ = await self._client.xautoclaim(
                 self._place.stream, self._group, self._name, min_idle_time=idle, count=count
@@ -85,16 +88,24 @@ class RedisSource:
         self._sound = True
         return [self._delivered(*entry) for entry in _entries(found)]
 
+    async def _keep(self) -> None:
+        """Have what waits here count as delivered just now, or it would be given to somebody before its pause is over."""
+        if self._kept:
+            await self._client.xclaim(self._place.stream, self._group, self._name, 0, sorted(self._kept), justid=True)
+
     async def acknowledge(self, items: Sequence[Delivered]) -> None:
         """XACK, all at once."""
+        self._kept.difference_update(item.ticket for item in items)
         await self._client.xack(self._place.stream, self._group, *(item.ticket for item in items))
 
     async def postpone(self, item: Delivered, seconds: float) -> bool:
-        """Redis redelivers after a fixed time only."""
+        """Redis redelivers after a fixed time only, which is put off while the message is kept."""
+        self._kept.add(item.ticket)
         return False
 
     async def give_back(self, items: Sequence[Delivered]) -> None:
         """They stay pending for us until somebody takes them over."""
+        self._kept.difference_update(item.ticket for item in items)
 
     async def close(self) -> None:
         """Leave the group if nothing is pending for us, and disconnect."""
