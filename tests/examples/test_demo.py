@@ -42,7 +42,7 @@ def demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def crowded(folder: Path, *arguments: str) -> re.Match[str]:
     """Run the demo with a small crowd to its end; gives what it printed, all as it should be."""
-    process = demo(folder, "--no-serve", "--crowd=10", "--seconds=1", *arguments)
+    process = demo(folder, "--no-serve", "--crowd=10", "--seconds=0.5", *arguments)
     output, errors = process.communicate(timeout=90)
     assert (process.returncode, errors) == (0, "")
     found = PRINTED.fullmatch(output)

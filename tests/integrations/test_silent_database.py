@@ -13,6 +13,7 @@ import pytest
 from ensue import App, Effect, Entity, Integration, Property, side_effect
 from ensue import app as composition
 from ensue.errors import Unavailable
+from ensue.store.drivers import postgres
 from ensue.testing import FaultProxy
 
 GRACE_SECONDS = 0.5
@@ -44,6 +45,7 @@ def app(post: Post) -> App:
 
 async def test_it_is_left_while_the_database_is_silent(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(composition, "CUT_SECONDS", 0.5)
+    monkeypatch.setattr(postgres, "ROLLBACK_SECONDS", 0.5)
     before = asyncio.all_tasks()
     async with FaultProxy(postgres_url) as proxy:
         post = Post()

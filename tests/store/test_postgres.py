@@ -262,6 +262,24 @@ async def test_cutting_ends_all_waiting_for_a_silent_server(postgres_url: str) -
             await driver.close()
 
 
+async def test_a_server_that_says_nothing_is_not_taken_for_a_pool_that_is_used_up(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_connect, "CONNECT_SECONDS", 0.3)
+    async with FaultProxy(postgres_url) as proxy:
+        driver = await opened(proxy.url)
+        proxy.black_hole()
+        first = asyncio.create_task(driver.read(work(ALL_PIDS)))
+        # It takes the connection that is at hand.
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match=r"did not answer within 0\.3 s"):
+            await driver.read(work(ALL_PIDS))
+        driver.cut()
+        with pytest.raises(Unavailable):
+            await first
+        await driver.close()
+
+
 async def test_closing_does_not_wait_for_a_silent_server(postgres_url: str) -> None:
     async with FaultProxy(postgres_url) as proxy:
         driver = await opened(proxy.url)

@@ -13,6 +13,7 @@ from ensue import (
     Custom,
     Effect,
     Entity,
+    ErrorClass,
     Integration,
     Interaction,
     MutationEvent,
@@ -70,6 +71,9 @@ def connect(url: str) -> AbstractAsyncContextManager[Redis]:
 class RedisChannels(Integration):
     redis_url: str = env("REDIS_URL", default="redis://localhost:6379")
     token: str = env("TOKEN")
+
+    def classify(self, error: BaseException) -> ErrorClass | None:
+        return "throttled" if isinstance(error, TimeoutError) else None
 
     async def configure(self, schema: Schema) -> None:
         schema.entities.add(Live)

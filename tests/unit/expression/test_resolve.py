@@ -219,8 +219,10 @@ ERRORS: list[tuple[str, Callable[[Any], Any]]] = [
         lambda p: p.comments.score > 3,
     ),
     (
-        "so only the conditions and orders of reads can follow Post.author.profile.bio. Declare this on Profile instead, "
-        "whose user leads to the User.",
+        (
+            "so only the conditions and orders of reads can follow Post.author.profile.bio. Declare this on Profile "
+            "instead, whose user leads to the User."
+        ),
         lambda p: p.author.profile.bio == "x",
     ),
     ("Post.title is a value (str), expected a link or a collection in Post.title.", lambda p: p.title.any()),

@@ -79,6 +79,30 @@ def a_table_of_the_framework() -> Any:
     return EnsueLog
 
 
+@case("would have the table 'sqlite_log', and names with sqlite_ belong to SQLite. Rename it")
+def a_table_of_sqlite() -> Any:
+    class SqliteLog(Entity):
+        x: Property[str]
+
+    return SqliteLog
+
+
+@case(f"would have the table 'a{'x' * 54}', a name of 55 bytes; expected at most 54")
+def a_table_with_a_long_name() -> Any:
+    return Entity.define(f"A{'x' * 54}", x=Property[str])
+
+
+@case("a name of 64 bytes; expected at most 63, as PostgreSQL cuts what is longer. Rename it")
+def a_column_with_a_long_name() -> Any:
+    return Entity.define("A", **{"é" * 32: Property[str], "é" * 31: Property[str]})
+
+
+@case("a name of 52 bytes; expected at most 51")
+def a_derived_column_with_a_long_name() -> Any:
+    derived = {"d" * 52: Computed[str](lambda a: a.x), "d" * 51: Computed[str](lambda a: a.x)}
+    return Entity.define("A", x=Property[str], **derived)
+
+
 @case("A.metadata: 'metadata' is reserved")
 def reserved() -> Any:
     class A(Entity):

@@ -6,6 +6,7 @@ Decides which names can't stand together; everything about types is found where 
 
 from __future__ import annotations
 
+from ensue.schema.computations.contract import Computation
 from ensue.schema.entity import Entity, Relation
 from ensue.schema.member import Member
 from ensue.schema.model import RecordKind
@@ -13,6 +14,13 @@ from ensue.schema.passes.build import Build
 from ensue.schema.relation import Collection, Link
 from ensue.schema.schema import Draft
 from ensue.schema.written.names import ENTITY_RESERVED, INTERACTION_RESERVED, name_problem, snake_case
+
+TABLE_BYTES_MAX = 54
+"""PostgreSQL keeps 63 bytes of a name, and the sequence of a table's ids is called `ensue_id_` and the table's name."""
+COLUMN_BYTES_MAX = 63
+HIDDEN_BYTES = len("__sum__scale")
+"""Of the longest suffix of what is kept, or computed in an audit, beside a derived column."""
+_PREFIXES = {"ensue_": "the framework", "sqlite_": "SQLite"}
 
 
 def table_name(name: str, kind: RecordKind) -> str:
@@ -32,12 +40,22 @@ def check_names(build: Build) -> None:
             build.problem(
                 f"{first.name} and {draft.name} would both have the table {table!r}. Rename one of them.", draft.origin
             )
-        elif draft.kind != "event" and table.startswith("ensue_"):
+        elif draft.kind != "event" and (owned := _reserved_prefix(table)) is not None:
             build.problem(
-                f"{draft.name} would have the table {table!r}, and names with ensue_ belong to the framework. Rename "
-                "it.",
+                f"{draft.name} would have the table {table!r}, and names with {owned} belong to {_PREFIXES[owned]}. "
+                "Rename it.",
                 draft.origin,
             )
+        elif (size := len(table.encode())) > TABLE_BYTES_MAX:
+            build.problem(
+                f"{draft.name} would have the table {table!r}, a name of {size} bytes; expected at most "
+                f"{TABLE_BYTES_MAX}, as PostgreSQL cuts what is longer. Rename it.",
+                draft.origin,
+            )
+
+
+def _reserved_prefix(table: str) -> str | None:
+    return next((prefix for prefix in _PREFIXES if table.startswith(prefix)), None)
 
 
 def _check_class(build: Build, draft: Draft) -> None:
@@ -69,6 +87,14 @@ def _check_column(build: Build, draft: Draft, member: Member, name: str, *, colu
     if first != name:
         build.problem(
             f"{draft.name}.{name}: its column {column!r} is that of {draft.name}.{first} too. Rename one of them.",
+            member.origin,
+        )
+        build.give_up(draft.name, name)
+    most = COLUMN_BYTES_MAX - (HIDDEN_BYTES if isinstance(member, Computation) else 0)
+    if (size := len(column.encode())) > most:
+        build.problem(
+            f"{draft.name}.{name}: its column {column!r} has a name of {size} bytes; expected at most {most}, as PostgreSQL "
+            "cuts what is longer. Rename it.",
             member.origin,
         )
         build.give_up(draft.name, name)

@@ -51,12 +51,16 @@ class Connector:
         if self._is_cut:
             raise ConnectionAbortedError("the process is ending")
         connect = cast(Any, asyncpg.connect)  # pyright: ignore[reportUnknownMemberType]
-        async with asyncio.timeout(None) as limit:
-            self._under_way.add(limit)
-            try:
-                connection = await connect(*args, **options)
-            finally:
-                self._under_way.discard(limit)
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._under_way.add(limit)
+                try:
+                    connection = await connect(*args, **options)
+                finally:
+                    self._under_way.discard(limit)
+        except TimeoutError as error:
+            # Whoever waits for a connection that is free gets one as well, and must be able to tell them apart.
+            raise ConnectionError(f"the server did not answer within {options['timeout']:g} s") from error
         notice_silence(connection._transport.get_extra_info("socket"))
         return connection
 
