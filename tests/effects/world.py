@@ -47,6 +47,7 @@ from ensue.store.effect_table import (
     notify_statement,
     order_key_of,
 )
+from ensue.store.retry import with_retry
 from ensue.store.statement import Run, Statement, Work
 from ensue.store.system_tables import define_system_tables
 from ensue.store.url import open_driver
@@ -146,8 +147,8 @@ class World:
         return [row[0] for row in rows] if "," not in columns else rows
 
     async def set(self, assignments: str) -> None:
-        """Change all rows behind everyone's back."""
-        await self.driver.write(query(f"UPDATE ensue_effect SET {assignments} RETURNING id"))
+        """Change all rows behind everyone's back, in no order: those who deliver may have to win first."""
+        await with_retry(lambda _: self.driver.write(query(f"UPDATE ensue_effect SET {assignments} RETURNING id")))
 
     async def until(self, condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10.0) -> None:
         """Wait for `condition`."""
