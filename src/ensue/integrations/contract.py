@@ -6,8 +6,9 @@ integration belongs to at most one running app at a time, and what it entered is
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -161,7 +162,7 @@ class Integration:
         """Open `resource` and give what it gives; it is closed for you after `cleanup`, also when a later setup fails.
 
         Under a `name` a test can replace it: `AppHarness(app, clients={"channels.redis": fake})`. Raises `UsageError`
-        before setup.
+        before setup, and for what is no async context manager.
         """
         state = self.__ensue_state__
         surroundings = self._surroundings("enter()")
@@ -178,6 +179,7 @@ class Integration:
             if not isinstance(fake, AbstractAsyncContextManager):
                 return cast("T", fake)
             resource = cast("AbstractAsyncContextManager[T]", fake)
+        _require_enterable(type(self).__name__, resource)
         return await state.resources.enter(resource, name=full_name)
 
     async def configure(self, schema: Schema) -> None:
@@ -253,6 +255,21 @@ def _declaring_frame() -> FrameType | None:
     return frame
 
 
+def _require_enterable(owner: str, resource: object) -> None:
+    if isinstance(resource, AbstractAsyncContextManager):
+        return
+    if inspect.iscoroutine(resource):
+        resource.close()
+        advice = "Await it, and enter what it gives."
+    elif hasattr(resource, "aclose"):
+        advice = "Wrap it: `await self.enter(contextlib.aclosing(client))`."
+    else:
+        advice = "Write one with `@contextlib.asynccontextmanager`, or close it yourself in cleanup()."
+    raise UsageError(
+        f"{owner} called enter() with {type(resource).__name__}; expected an async context manager. {advice}"
+    )
+
+
 def attach(integration: Integration, namespace: str, surroundings: Surroundings) -> None:
     """Give `integration` to a run. Raises `UsageError` if it is in one."""
     state = integration.__ensue_state__
@@ -309,7 +326,7 @@ def side_effects_of(integration: Integration) -> list[SideEffect]:
         for name, function in members_of(type(integration))
         for number, declaration in enumerate(declarations(function), start=1)
     ]
-    return decorated + list(integration.create_side_effects())
+    return decorated + _created(integration, "create_side_effects", SideEffect)
 
 
 def apis_of(integration: Integration) -> list[API]:
@@ -319,7 +336,24 @@ def apis_of(integration: Integration) -> list[API]:
         for name, function in members_of(type(integration))
         if (mark := api_mark(function)) is not None
     ]
-    return decorated + list(integration.create_apis())
+    return decorated + _created(integration, "create_apis", API)
+
+
+def _created(integration: Integration, method: str, kind: type[T]) -> list[T]:
+    found: Any = getattr(integration, method)()
+    what = f"a {type(found).__name__}"
+    if inspect.iscoroutine(found):
+        found.close()
+    elif isinstance(found, Iterable) and not isinstance(found, Mapping):
+        items = list(cast("Iterable[object]", found))
+        strange = [item for item in items if not isinstance(item, kind)]
+        if not strange:
+            return cast("list[T]", items)
+        what += f" that holds {strange[0]!r}"
+    raise DeclarationError(
+        f"{type(integration).__name__}.{method}() gave {what}; expected a list of {kind.__name__}, from a function that is "
+        "not async."
+    )
 
 
 def members_of(cls: type[Any]) -> Iterator[tuple[str, Any]]:

@@ -210,7 +210,7 @@ class Schema:
         """Every record type of this app that is declared as an `of`."""
         return [draft.cls for draft in self.drafts.values() if issubclass(draft.cls, of) and draft.cls is not of]
 
-    def property(self, of: type[Entity] | str, name: str, /) -> PropertySpec:
+    def property(self, of: type[Entity] | EntitySpec | str, name: str, /) -> PropertySpec:
         """The property `name` of a record type, to set its `.computation`."""
         draft = self._draft(of)
         if name not in draft.members:
@@ -249,8 +249,8 @@ class Schema:
                 f"{what}: the schema is frozen. Change it in an integration's `configure`, the only time it is open."
             )
 
-    def _draft(self, of: type[Entity] | str) -> Draft:
-        name = of if isinstance(of, str) else of.__name__
+    def _draft(self, of: type[Entity] | EntitySpec | str) -> Draft:
+        name = of if isinstance(of, str) else of.name if isinstance(of, EntitySpec) else of.__name__
         draft = self.drafts.get(name)
         if draft is None:
             raise DeclarationError(f"This app has no record type {name!r}.{suggestion(name, self.drafts)}")

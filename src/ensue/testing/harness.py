@@ -111,13 +111,15 @@ class AppHarness:
 
     @property
     def controller(self) -> Controller:
-        """The app's controller."""
+        """The app's controller. Raises `UsageError` outside of `async with`."""
+        if not hasattr(self.run, "controller"):
+            raise UsageError("The harness runs nothing yet: write `async with AppHarness(app) as harness:` around it.")
         return self.run.controller
 
     @property
     def store(self) -> Store:
-        """The app's store."""
-        return self.run.controller.store
+        """The app's store. Raises `UsageError` outside of `async with`."""
+        return self.controller.store
 
     @property
     def model(self) -> Model:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from ensue.app import App
 from ensue.clock import ManualClock
 from ensue.errors import DeclarationError, UsageError
 from ensue.integrations.api import API, api
@@ -23,6 +24,7 @@ from ensue.schema.freeze import freeze
 from ensue.schema.interaction import Context
 from ensue.schema.property import Property
 from ensue.schema.schema import Schema
+from ensue.testing import AppHarness
 
 
 class Note(Entity):
@@ -269,6 +271,46 @@ async def test_an_override_takes_the_place_of_what_it_overrides() -> None:
     found = running({"ns": Child()}).side_effects()
     assert list(found) == ["ns.two"]
     assert found["ns.two"].on == {"delete"}
+
+
+class Client:
+    async def aclose(self) -> None: ...
+
+
+async def connected() -> Client:
+    return Client()
+
+
+@pytest.mark.parametrize(
+    ("resource", "advice"),
+    [
+        (connected, "enter\\(\\) with coroutine; expected an async context manager. Await it"),
+        (Client, "with Client; .*contextlib.aclosing"),
+        (object, "with object; .*asynccontextmanager"),
+    ],
+)
+async def test_what_can_not_be_entered_is_told_how_it_can(resource: Callable[[], Any], advice: str) -> None:
+    class Wrong(Integration):
+        async def setup(self, controller: Any) -> None:
+            await self.enter(resource())
+
+    with pytest.raises(UsageError, match=advice):
+        async with AppHarness(App(integrations={"wrong": Wrong()})):
+            raise AssertionError("started")
+
+
+@pytest.mark.parametrize("given", [["publish"], {"publish": 1}, 7])
+@pytest.mark.parametrize(("method", "expected"), [("create_side_effects", "SideEffect"), ("create_apis", "API")])
+async def test_what_is_created_is_a_list_of_its_kind(given: object, method: str, expected: str) -> None:
+    wrong = type("Wrong", (Integration,), {method: lambda self: given})()
+    with pytest.raises(DeclarationError, match=rf"Wrong.{method}\(\) gave a .*; expected a list of {expected}"):
+        async with AppHarness(App(integrations={"wrong": wrong})):
+            raise AssertionError("started")
+
+
+async def test_a_harness_that_runs_nothing_says_so() -> None:
+    with pytest.raises(UsageError, match="async with AppHarness"):
+        _ = AppHarness(App()).store
 
 
 async def test_entering_is_for_setup_and_later() -> None:

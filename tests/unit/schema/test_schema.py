@@ -239,7 +239,7 @@ def test_registries() -> None:
     with pytest.raises(DeclarationError, match="This app has no record type 'Itm'"):
         schema.entity("Itm")
     with pytest.raises(DeclarationError, match=r"Item has no property 'nme'. Did you mean 'name'"):
-        schema.property(Item, "nme")
+        schema.property(schema.entity("Item"), "nme")
     with pytest.raises(DeclarationError, match="Item already has 'name'"):
         schema.entity(Item).add_property("name", Property[str])
     with pytest.raises(DeclarationError, match=r"expected Property\[…\]"):
