@@ -24,19 +24,9 @@ from ensue.plan.plan import (
 )
 from ensue.plan.strata import reads
 from ensue.plan.writes import assign_statement
-from ensue.schema.model import Aggregate, CustomModel, FieldModel, Formula, Machine
+from ensue.schema.model import Aggregate, CustomModel, FieldModel, Formula, Machine, computation_word
 from ensue.schema.written.names import suggestion
 from ensue.store.statement import Statement
-
-NAMES = {
-    "count": "Count",
-    "sum": "Sum",
-    "average": "Average",
-    "min": "Min",
-    "max": "Max",
-    "any": "AnyOf",
-    "every": "EveryOf",
-}
 
 
 def explain(plan: Plan, name: str) -> str:
@@ -153,8 +143,7 @@ class _Writer:
         if computation is None:
             self._stored(field)
         else:
-            kind = NAMES[computation.kind] if isinstance(computation, Aggregate) else type(computation).__name__
-            self._say(f"{kind}: {definition(computation)}")
+            self._say(f"{computation_word(computation)}: {definition(computation)}")
         self._say(f"declared at {field.origin}")
         self._say(f"column {record.table.name}.{column.column}")
         match computation:
@@ -172,8 +161,17 @@ class _Writer:
 
     def _stored(self, field: FieldModel) -> None:
         transform = self._record.model.transform
-        mapped = transform is not None and not transform.event and field.name in (transform.mapping or {})
-        self._say(f"mapped by the Transform; see explain {self._record.name}" if mapped else "stored: given by writes")
+        if transform is None:
+            self._say("stored: given by writes")
+        elif transform.event:
+            self._say(f"stored: given by the Transform at first, then by writes; see explain {self._record.name}")
+        elif transform.mapping is None:
+            self._say(f"given by the Transform's function; see explain {self._record.name}")
+        else:
+            mapped = field.name in transform.mapping
+            self._say(
+                f"mapped by the Transform; see explain {self._record.name}" if mapped else "stored: given by writes"
+            )
 
     def _height(self, field: FieldModel, step: Step | None) -> None:
         height = self._plan.heights.get((self._record.name, field.name), 0)

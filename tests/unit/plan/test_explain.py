@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ensue import Custom, Entity, Globals, Property
+from ensue import Custom, Entity, Globals, Interaction, Property, Transform
 from ensue.errors import UsageError
 from ensue.plan.compile import compile_plan
 from ensue.plan.explain import explain
@@ -104,6 +104,25 @@ def test_says_when_it_reads_again() -> None:
     plan = compiled(blog.ENTITIES, (blog.Site,), "sqlite")
     assert "Re-reads: never" in explain(plan, "Post.approved_score")
     assert "Re-reads: comment.reread, for hosts that lose the value that is the max" in explain(plan, "Post.best")
+
+
+class Follow(Interaction):
+    path: str
+
+
+class Copy(Entity, derived=Transform(lambda: Link, compute=lambda link: {"path": link.path})):
+    path: Property[str]
+
+
+class Followed(Entity, derived=Transform(Follow, lambda event: {"path": event.path})):
+    path: Property[str]
+
+
+def test_what_a_function_derives_is_not_said_to_be_given_by_writes() -> None:
+    plan = compiled((Link, Copy, Followed), (), "sqlite", interactions=(Follow,))
+    assert "  given by the Transform's function; see explain Copy\n" in explain(plan, "Copy.path")
+    text = "  stored: given by the Transform at first, then by writes; see explain Followed\n"
+    assert text in explain(plan, "Followed.path")
 
 
 if __name__ == "__main__":
