@@ -129,12 +129,14 @@ class Bare:
     def __init__(self) -> None:
         self._clients: list[set[WebSocket]] = []
         self._turns: list[asyncio.Lock] = []
+        self._offsets: list[int] = []
         self.times: dict[int, float] = {}
         self._number = 0
 
     def application(self, channels: int) -> Starlette:
         self._clients = [set() for _ in range(channels)]
         self._turns = [asyncio.Lock() for _ in range(channels)]
+        self._offsets = [0] * channels
         return Starlette(routes=[WebSocketRoute("/ws/{number:int}", self._serve)])
 
     @property
@@ -163,7 +165,7 @@ class Bare:
             await self._broadcast(channel, number)
 
     async def _broadcast(self, channel: int, number: int) -> None:
-        offset = 1 + (number - 1) // len(self._clients)
+        offset = self._offsets[channel - 1] = self._offsets[channel - 1] + 1
         text = (
             f'{{"type":"message","channel":{channel},"epoch":"00000000","offset":{offset},"key":"channels.publish:Message'
             f':{number}:create","message":{{"id":{number},"text":"{TEXT}","channel":{{"id":{channel}}}}}}}'

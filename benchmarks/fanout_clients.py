@@ -26,6 +26,7 @@ _HANDSHAKE = (
 )
 _OFFSET = b',"offset":'
 _ID = b'"message":{"id":'
+_PING, _PONG, _TEXT = 0x89, 0x8A, 0x81
 
 
 class Seen:
@@ -39,6 +40,7 @@ class Seen:
         self.untold_gaps = 0
         self.repeats = 0
         self.drops = 0
+        self.ended = 0
 
 
 class Client(asyncio.Protocol):
@@ -60,6 +62,8 @@ class Client(asyncio.Protocol):
         transport.write(_HANDSHAKE.format(path=self._path).encode())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # Those that we break are no longer live.
+        self._seen.ended += self.live.is_set()
         self.live.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -73,8 +77,12 @@ class Client(asyncio.Protocol):
             self._greeted = True
         position = 0
         while (found := _frame(buffer, position)) is not None:
-            start, position = found
-            self._take(buffer[start:position], at)
+            kind, (start, position) = buffer[position], found
+            if kind == _PING:
+                # Who does not answer is taken for gone, some 40 s after it came.
+                self._send(buffer[start:position], kind=_PONG)
+            else:
+                self._take(buffer[start:position], at)
         self._buffer = buffer[position:]
 
     def _take(self, text: bytes, at: float) -> None:
@@ -139,9 +147,9 @@ class Client(asyncio.Protocol):
         self.live.set()
         return None
 
-    def _send(self, payload: bytes) -> None:
+    def _send(self, payload: bytes, kind: int = _TEXT) -> None:
         length = len(payload)
-        head = bytes((0x81, 0x80 | length)) if length < 126 else bytes((0x81, 0x80 | 126)) + length.to_bytes(2, "big")
+        head = bytes((kind, 0x80 | length)) if length < 126 else bytes((kind, 0x80 | 126)) + length.to_bytes(2, "big")
         # Masked with zeros: whoever reads need not be fooled here.
         self.transport.write(head + bytes(4) + payload)
 
@@ -180,6 +188,7 @@ class Crowd:
             await asyncio.get_running_loop().create_connection(lambda: client, "127.0.0.1", self._port)
             if joins:
                 await client.live.wait()
+            client.live.set()
 
     async def drop(self, *, count: int, seconds: float) -> dict[str, Any]:
         """Break connections without a word, one after the other over `seconds`; each comes back a moment later."""
@@ -204,7 +213,14 @@ class Crowd:
 
     async def expect(self, *, deliveries: int) -> dict[str, Any]:
         """Wait until that many deliveries were made to all together."""
-        await _until(lambda: self.seen.deliveries >= deliveries)
+        seen = self.seen
+        try:
+            await _until(lambda: seen.deliveries >= deliveries)
+        except TimeoutError:
+            raise SystemExit(
+                f"{seen.deliveries:,} of {deliveries:,} deliveries came within {WAIT_SECONDS_MAX:g} s; {seen.repeats} "
+                f"repeats, {seen.told_gaps} gaps told, {seen.untold_gaps} not, {seen.ended} connections ended by the server"
+            ) from None
         return {"deliveries": self.seen.deliveries, "at": time.perf_counter()}
 
     async def report(self) -> dict[str, Any]:
