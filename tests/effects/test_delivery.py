@@ -355,7 +355,10 @@ async def test_shutdown_gives_back_what_runs_and_finishes_what_can(world: World)
         await worker.start()
 
 
-async def test_what_the_last_round_claims_is_not_left_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("grace_seconds", [5, 0])
+async def test_what_the_last_round_claims_is_not_left_behind(
+    grace_seconds: float, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handler = Recorder(seconds=0.1)
     worker = await world.running(handler)
     claiming, go_on = asyncio.Event(), asyncio.Event()
@@ -376,12 +379,15 @@ async def test_what_the_last_round_claims_is_not_left_behind(world: World, monke
     await world.enqueue(world.effects(3))
     worker.wake()
     await claiming.wait()
-    stopping = asyncio.create_task(worker.stop(grace_seconds=5))
+    stopping = asyncio.create_task(worker.stop(grace_seconds=grace_seconds))
+    await world.until(lambda: worker._closing if grace_seconds == 0 else worker._stopping)
     await asyncio.sleep(0.05)
     go_on.set()
     await stopping
-    assert await world.rows("state, attempt, lease_token") == [("done", 1, None)] * 3
-    assert len(handler.rows) == 3
+    # One that comes back after the grace is not begun any more.
+    state = ("pending", 0, None) if grace_seconds == 0 else ("done", 1, None)
+    assert await world.rows("state, attempt, lease_token") == [state] * 3
+    assert len(handler.rows) == (0 if grace_seconds == 0 else 3)
 
 
 async def test_thirty_restarts_burn_no_attempt(world: World) -> None:

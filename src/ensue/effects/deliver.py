@@ -136,6 +136,7 @@ class Delivery:
         self._watching = False
         self._stopping = False
         self._closing = False
+        self._begins = True
         self._hint_timer: asyncio.TimerHandle | None = None
         self._looked_at = float("-inf")
         self._growths = GROWTHS if driver.dialect == "postgresql" else ()
@@ -191,6 +192,7 @@ class Delivery:
             async with asyncio.timeout_at(end), self._round_lock:
                 pass
         await self._wait_for_handlers(end - loop.time())
+        self._begins = False
         self._flights.cancel()
         for task in self._after_commit:
             task.cancel()
@@ -201,9 +203,6 @@ class Delivery:
         self._ended.set()
         if self._tasks:
             await asyncio.gather(*self._tasks)
-        # What a round brought that ended only now is not begun any more.
-        self._flights.cancel()
-        self._flights.give_back()
         await self._try_settle()
         await self._try_round()
         await self._heartbeat.stop()
@@ -440,6 +439,10 @@ class Delivery:
             # It may have been committed all the same; then these claims are ours and nobody runs them.
             self._doubtful_tokens = (*self._doubtful_tokens[-99:], token)
             raise
+        if not self._begins:
+            # The grace was over before the database answered: the last round gives them back.
+            self._doubtful_tokens = (*self._doubtful_tokens[-99:], token)
+            return ()
         self._offers.rise(claims)
         await self._notice_growth(claims)
         self._flights.launch(claims, since=since, context=self._context)
