@@ -1,7 +1,8 @@
 """Who used the processors during a measurement: the process that is measured, its load, its databases, everything else.
 
-Decides what counts as whose, from `/proc`. Invariant: what is told adds up to the processors there are, so that whether
-a figure is the limit of the program or that of the machine can be read off; nothing is told where there is no `/proc`.
+Decides what counts as whose, from `/proc`; databases only if they were started here. Invariant: what is told adds up to
+the processors there are, so that whether a figure is the limit of the program or that of the machine can be read off;
+nothing is told where there is no `/proc`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 PROC = Path("/proc")
 SERVERS: Mapping[str, tuple[str, ...]] = {
@@ -45,27 +47,39 @@ class Meter:
         return f"processors ({there:.1f} s of them): {shares}"
 
     def _now(self) -> dict[str, float]:
-        by_name: dict[str, float] = {}
-        by_id: dict[int, float] = {}
-        for folder in PROC.iterdir():
-            if folder.name.isdigit() and (found := _process(folder)) is not None:
-                name, seconds = found
-                by_id[int(folder.name)] = seconds
-                by_name[name] = by_name.get(name, 0.0) + seconds
-        found_now = {name: by_id.get(id_, 0.0) for name, id_ in self._processes.items()}
+        folders = [folder for folder in PROC.iterdir() if folder.name.isdigit()]
+        processes = {int(folder.name): found for folder in folders if (found := _process(folder)) is not None}
+        used = {name: processes[id_].seconds if id_ in processes else 0.0 for name, id_ in self._processes.items()}
         for name, commands in SERVERS.items():
-            found_now[name] = sum(by_name.get(command, 0.0) for command in commands)
-        return {**found_now, "machine": _machine()}
+            ours = (item for item in processes.values() if item.name in commands and _is_ours(item, processes))
+            used[name] = sum(item.seconds for item in ours)
+        return {**used, "machine": _machine()}
 
 
-def _process(folder: Path) -> tuple[str, float] | None:
-    """The name of a process, and the seconds that it and its children that have ended used."""
+class _Process(NamedTuple):
+    name: str
+    parent: int
+    seconds: float
+
+
+def _is_ours(process: _Process, processes: Mapping[int, _Process]) -> bool:
+    """Whether it was started here, at whatever remove: others on this machine may have servers of their own."""
+    parent: int | None = process.parent
+    while parent is not None and parent != os.getpid():
+        parent = processes[parent].parent if parent in processes else None
+    return parent is not None
+
+
+def _process(folder: Path) -> _Process | None:
+    """The seconds are those of the process and of its children that have ended."""
     try:
         text = (folder / "stat").read_text()
     except OSError:
         return None
     head, _, tail = text.rpartition(")")
-    return head.partition("(")[2], sum(map(int, tail.split()[11:15])) / os.sysconf("SC_CLK_TCK")
+    fields = tail.split()
+    seconds = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return _Process(head.partition("(")[2], int(fields[1]), seconds)
 
 
 def _machine() -> float:
