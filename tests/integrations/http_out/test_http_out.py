@@ -333,6 +333,8 @@ class TestManaging:
             ({"url": "https://user@example.com/"}, "url"),
             ({"url": "https://example.com:8080/"}, "url"),
             ({"url": "https://example.com/", "events": ["post.*.x"]}, "events"),
+            ({"url": "https://10.0.0.1/"}, "url"),
+            ({"url": "https://[::ffff:169.254.169.254]/"}, "url"),
             ({"url": "https://example.com/", "events": ["a b"]}, "events"),
             ({"url": "https://example.com/", "events": ["post.deleted", "post.delted"]}, "events"),
         ],

@@ -8,11 +8,13 @@ dead endpoint holds up nobody else's deliveries; what is retried, and when, is i
 from __future__ import annotations
 
 import inspect
+import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -108,7 +110,7 @@ class HttpOut(Integration):
         add_records(schema, self.users)
 
     async def setup(self, controller: Controller) -> None:
-        policy = self._check_settings()
+        self._policy = self._check_settings()
         try:
             # Only who uses it needs an HTTP client installed.
             from ensue.integrations.http_out.posting import Poster
@@ -121,7 +123,7 @@ class HttpOut(Integration):
             self._store, self.clock, keys=[text.encode() for text in (self.secret, *self.previous_secrets)]
         )
         try:
-            transport = checked_transport(policy, resolve=self.resolve, ca_file=self.ca_file)
+            transport = checked_transport(self._policy, resolve=self.resolve, ca_file=self.ca_file)
         except OSError as failure:
             text = f"{self.namespace}.ca_file is {self.ca_file!r}, of which no certificates can be read ({failure})."
             raise DeclarationError(Problem(WRONG_SETTING, text)) from failure
@@ -338,9 +340,18 @@ class HttpOut(Integration):
     def _url_problem(self, url: str) -> str | None:
         return url_problem(url, allow_http=self.allow_http, ports=self.allowed_ports)
 
+    def _address_problem(self, url: str) -> str | None:
+        try:
+            address = ipaddress.ip_address(urlsplit(url).hostname or "")
+        except ValueError:
+            # A name: what it stands for is looked at with each connection.
+            return None
+        why = self._policy.refusal(address)
+        return None if why is None else f"has an address that may not be called: it is {why}"
+
     def _check_endpoint(self, url: str, patterns: list[str]) -> None:
         wrong: dict[str, str] = {}
-        if (problem := self._url_problem(url)) is not None:
+        if (problem := self._url_problem(url) or self._address_problem(url)) is not None:
             wrong["url"] = problem
         strange = [pattern for pattern in patterns if PATTERN.fullmatch(pattern) is None]
         if strange:
