@@ -159,6 +159,12 @@ def test_the_class_of_an_error(error: Exception, kind: str) -> None:
     assert judge(error).kind == kind
 
 
+def test_a_word_that_is_no_class_is_worth_no_more_than_silence_and_is_told() -> None:
+    failure = judge(ConnectionResetError("gone"), lambda _: "nonsense")  # type: ignore[arg-type, return-value]
+    assert failure.kind == "unavailable"
+    assert "classify() answered 'nonsense'; expected None or one of transient, throttled" in failure.message
+
+
 def test_an_integration_may_know_better() -> None:
     assert judge(ValueError("declined"), lambda _error: "rejected").kind == "rejected"
     assert judge(TypeError("x"), lambda _error: None).kind == "bug"

@@ -257,6 +257,12 @@ async def test_declarations(sqlite_url: str) -> None:
         assert "redis://x" not in repr(run.inbox.endpoints)
     with pytest.raises(DeclarationError, match="one of 'nats', 'redis', 'amqp'"):
         consume("kafka", subject="x")  # type: ignore[call-overload]
+    with pytest.raises(
+        DeclarationError, match=r"needs subject=; .* takes subject, stream, durable, of which it needs subject"
+    ):
+        consume("nats")  # type: ignore[call-overload]
+    with pytest.raises(DeclarationError, match="does not take subject="):
+        consume("redis", stream="s", subject="x")  # type: ignore[call-overload]
 
     class Wrong(Integration):
         @consume("nats", subject="a", durable="a.b", batch=0, timeout_seconds=0, url="nowhere")
@@ -266,6 +272,7 @@ async def test_declarations(sqlite_url: str) -> None:
         async with shop(sqlite_url, integrations={"w": Wrong()}):
             pass
     assert len(raised.value.problems) == 4
+    assert "none of its broker; expected nats://… or tls://…" in str(raised.value)
 
 
 # A double is in this process: only a real broker is still there for the next.

@@ -139,6 +139,18 @@ async def test_a_url_that_is_none_is_refused_at_the_start() -> None:
         await Process(FakeStore(), redis_url="nonsense").__aenter__()
 
 
+async def test_settings_that_mean_nothing_are_refused_at_the_start() -> None:
+    given = {"history_length": -5, "history_seconds": 0.0, "check_seconds": 0.0, "presence_seconds": float("nan")}
+    with pytest.raises(DeclarationError) as raised:
+        await Process(FakeStore(), redis_url=MEMORY, **given).__aenter__()
+    assert [problem.message for problem in raised.value.problems] == [
+        "channels.history_length is -5; expected 1 or more.",
+        "channels.history_seconds is 0.0; expected 1 or more.",
+        "channels.check_seconds is 0.0; expected 0.05 or more.",
+        "channels.presence_seconds is nan; expected 0.5 or more.",
+    ]
+
+
 async def test_health_in_memory_is_up() -> None:
     async with Process(FakeStore(), redis_url=MEMORY) as process:
         assert (await process.channels.health()).up

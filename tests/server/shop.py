@@ -137,6 +137,10 @@ class Desk(Integration):
         """How a task is."""
         return Status(task_id, places[0] if places else None)
 
+    @api()
+    async def since(self, ctx: Context, moment: datetime) -> float:
+        return moment.timestamp()
+
     @api(allow_anonymous=True)
     async def first_post(self, ctx: Context) -> Post | None:
         return await ctx.controller.store.find_one(Post)

@@ -93,6 +93,8 @@ async def test_reads_and_api_calls_are_described(shop: Served) -> None:
     assert payload["properties"]["places"]["items"] == {"$ref": "#/components/schemas/Place"}
     assert payload["properties"]["places"]["default"] == []
     assert "default" not in payload["properties"]["task_id"]
+    since = found["/api/integrations/desk/since"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert since["properties"]["moment"] == {"type": "string", "format": "date-time"}
     assert status["responses"]["200"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/Status"
     }

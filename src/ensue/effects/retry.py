@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from random import Random
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
 from ensue.effects.target import Handling
 from ensue.errors import DeclarationError, NotFound, Rejected, Throttled, Unavailable, UnknownOutcome, UsageError
@@ -23,6 +23,8 @@ HOLD_SECONDS_MAX: Final = 24 * 3600.0
 """The longest pause that the other side may ask for: what lies beyond is a mistake of its clock."""
 ERROR_CHARACTERS_MAX: Final = 2000
 BUG_ATTEMPTS: Final = 3
+ERROR_CLASSES: Final[tuple[ErrorClass, ...]] = get_args(ErrorClass)
+_SHOWN: Final = ", ".join(ERROR_CLASSES)
 
 _REFUSED: Final = frozenset({400, 405, 406, 410, 411, 412, 413, 414, 415, 416, 417, 421, 422, 426, 428, 431, 451})
 _BUGS: Final = (
@@ -96,7 +98,10 @@ def judge(error: BaseException, classify: Callable[[BaseException], ErrorClass |
     if (inner := _only(error)) is not error:
         error, message = inner, storable(f"{message}: {describe(inner)}")
     pause = asked_pause(error)
-    kind = (classify(error) if classify is not None else None) or _kind(error, pause)
+    said = classify(error) if classify is not None else None
+    if said is not None and said not in ERROR_CLASSES:
+        message, said = storable(f"{message} (classify() answered {said!r}; expected None or one of {_SHOWN})"), None
+    kind = said or _kind(error, pause)
     definite = kind in ("rejected", "throttled") or _not_sent(error)
     return Failure(kind, message, pause, ambiguous=not definite, unanswered=kind == "unavailable")
 

@@ -118,7 +118,6 @@ class API:
         self.allow_anonymous = allow_anonymous
         self.origin = _origin(function)
         self.parameters, self.result = self._read_signature(names or {})
-        self._accepted = {item.name: _instants_with_zone(item.type) for item in self.parameters}
         self.payload = _payload_type(name, self.parameters)
         self.description = inspect.getdoc(function) or ""
 
@@ -146,9 +145,7 @@ class API:
                 wrong[parameter.name] = "is out of range; integers have 64 bits"
             else:
                 try:
-                    values[parameter.name] = msgspec.convert(
-                        payload[parameter.name], self._accepted[parameter.name], str_keys=True
-                    )
+                    values[parameter.name] = msgspec.convert(payload[parameter.name], parameter.type, str_keys=True)
                 except msgspec.ValidationError as failure:
                     wrong[parameter.name] = str(failure)
         known = {parameter.name for parameter in self.parameters}
@@ -177,7 +174,7 @@ class API:
             raise self._refusal(f"has the parameter {item}: a payload has named fields only.")
         if item.annotation is REQUIRED:
             raise self._refusal(f"has the parameter {item.name} without a type. Write `{item.name}: str`, for example.")
-        kind = self._type(f"the parameter {item.name}", item.annotation, names)
+        kind = _instants_with_zone(self._type(f"the parameter {item.name}", item.annotation, names))
         try:
             msgspec.json.schema(kind)
         except (TypeError, RuntimeError) as failure:

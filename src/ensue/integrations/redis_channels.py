@@ -79,6 +79,7 @@ class RedisChannels(Integration):
     presence_seconds: float = 30.0
 
     async def setup(self, controller: Controller) -> None:
+        self._check_settings()
         self._store = controller.store
         self.hub = Hub()
         self._control = f"{self.prefix}:memberships"
@@ -104,6 +105,16 @@ class RedisChannels(Integration):
 
     async def health(self) -> Health:
         return self.bus.health()
+
+    def _check_settings(self) -> None:
+        least = {"history_length": 1, "history_seconds": 1, "check_seconds": 0.05, "presence_seconds": 0.5}
+        wrong = [
+            Problem(WRONG_SETTING, f"{self.namespace}.{name} is {getattr(self, name)}; expected {number:g} or more.")
+            for name, number in least.items()
+            if not getattr(self, name) >= number
+        ]
+        if wrong:
+            raise DeclarationError(wrong)
 
     def create_side_effects(self) -> list[SideEffect]:
         return [

@@ -107,6 +107,17 @@ async def test_a_failed_setup_closes_what_it_opened_and_cleans_up_those_before_i
     assert "setup() of the integration 'b' (Logged)" in caught.value.__notes__[0]
 
 
+async def test_a_setup_that_is_no_async_function_says_so() -> None:
+    class Plain(Integration):
+        def setup(self, controller: Any) -> None: ...  # type: ignore[override]
+
+    with pytest.raises(
+        UsageError, match=r"setup\(\) is no async function: it gave NoneType. Write `async def setup"
+    ) as caught:
+        await running({"plain": Plain()}).setup(None)  # type: ignore[arg-type]
+    assert "'plain' (Plain)" in caught.value.__notes__[0]
+
+
 async def test_a_cancelled_setup_is_undone_too() -> None:
     log: list[str] = []
     members = running({"a": Logged(log), "b": Logged(log, hang="setup")})

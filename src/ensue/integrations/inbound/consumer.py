@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from ensue.errors import DeclarationError, Origin, Problem
@@ -99,8 +99,11 @@ class Consumer:
             found.append(
                 f"has timeout_seconds={options.timeout_seconds}; expected more than 0 and at most {TIMEOUT_SECONDS_MAX:g}."
             )
-        if not isinstance(options.url, str) or "://" not in options.url:  # pyright: ignore[reportUnnecessaryIsInstance]
-            found.append("has a url that is none; expected nats://…, redis://… or amqp://….")
+        schemes = _SCHEMES[type(self.place)]
+        if not isinstance(options.url, str) or options.url.partition("://")[0] not in schemes:  # pyright: ignore[reportUnnecessaryIsInstance]
+            found.append(
+                f"has a url that is none of its broker; expected {' or '.join(f'{name}://…' for name in schemes)}."
+            )
         durable = getattr(self.place, "durable", None) or ""
         if any(letter in durable for letter in ".*> /\\"):
             found.append(
@@ -177,6 +180,13 @@ def consume(
         raise DeclarationError(f"consume({broker!r}): expected one of {', '.join(map(repr, _BROKERS))}.")
     made, variable, default = _BROKERS[broker]
     check_identify("consume", id)
+    fields = made.__dataclass_fields__
+    needed = [name for name, field_ in fields.items() if field_.default is MISSING]
+    if strange := [name for name in place if name not in fields] or [name for name in needed if name not in place]:
+        raise DeclarationError(
+            f"consume({broker!r}, …) {'does not take' if strange[0] in place else 'needs'} {strange[0]}=; beside the options of"
+            f" every consumer it takes {', '.join(fields)}, of which it needs {', '.join(needed)}."
+        )
     where: Place = made(**place)
     options = ConsumerOptions(
         url=env(variable, default=default) if url is None else url,
@@ -196,10 +206,17 @@ def consume(
     return mark
 
 
-_BROKERS: Final[dict[str, tuple[Callable[..., Place], str, str]]] = {
+_BROKERS: Final[dict[str, tuple[type[Place], str, str]]] = {
     "nats": (NatsPlace, "NATS_URL", "nats://localhost:4222"),
     "redis": (RedisPlace, "REDIS_URL", "redis://localhost:6379"),
     "amqp": (AmqpPlace, "AMQP_URL", "amqp://localhost:5672"),
+}
+
+
+_SCHEMES: Final[dict[type[Place], tuple[str, ...]]] = {
+    NatsPlace: ("nats", "tls", "ws", "wss"),
+    RedisPlace: ("redis", "rediss", "unix"),
+    AmqpPlace: ("amqp", "amqps"),
 }
 
 

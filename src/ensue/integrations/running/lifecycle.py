@@ -8,9 +8,9 @@ succeeded is cleaned up exactly once, and whatever one integration entered is cl
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ensue.clock import Clock, SystemClock
 from ensue.errors import DeclarationError, Problem, UsageError
@@ -127,7 +127,7 @@ class IntegrationSet:
         for namespace, integration in self.members.items():
             contract.enter_phase(integration, "setting up")
             try:
-                await integration.setup(controller)
+                await _awaitable(integration.setup(controller), "setup")
             except BaseException as error:
                 error.add_note(
                     f"This happened in setup() of the integration {namespace!r} ({type(integration).__name__})."
@@ -201,6 +201,14 @@ class IntegrationSet:
                     f"setup()."
                     f"{suggestion(name, entered)}"
                 )
+
+
+def _awaitable(given: object, hook: str) -> Awaitable[object]:
+    if isinstance(given, Awaitable):
+        return cast("Awaitable[object]", given)
+    raise UsageError(
+        f"{hook}() is no async function: it gave {type(given).__name__}. Write `async def {hook}(self, …)`."
+    )
 
 
 def _refuse_repeats(code: str, what: str, names: Mapping[str, list[str]]) -> None:
