@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,7 +16,9 @@ from ensue.effects.outbox import Due, Gate, Turn, Want, claim, due, first_after,
 from ensue.effects.sql.claim import CLAIM
 from ensue.effects.sql.lists import as_json
 from ensue.effects.states import SETTLED, TRANSITIONS
+from ensue.errors import Unavailable
 from tests.effects.world import NAME, Recorder, World, enqueue, query
+from tests.services import PostgresServer
 
 DELIVERED = 4_000
 
@@ -96,6 +101,25 @@ async def test_the_floor_of_another_server_is_ignored(world: World) -> None:
     assert len(await world.driver.write(claim("postgresql", Turn([strange], [Gate(NAME)], "t", "w", micros(30))))) == 1
 
 
+async def test_a_server_of_which_a_process_was_killed_is_another_one(postgres_server: PostgresServer) -> None:
+    """It goes on under the same postmaster, and gives numbers of transactions again that were not on the disk yet."""
+    async with World(postgres_server.url) as world:
+        found = await look(world, keyed=False)
+        [[started, pid]] = await world.driver.read(query("SELECT pg_postmaster_start_time(), pg_backend_pid()"))
+        os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await world.enqueue(world.effects(1))
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.05)
+        assert await world.driver.read(query("SELECT pg_postmaster_start_time()")) == [(started,)]
+        high = Want(NAME, 8, NAME, floor=2**62, server=found.server)
+        assert (await world.driver.read(due("postgresql", [high])))[0].claimable_in is not None
+        assert len(await world.driver.write(claim("postgresql", Turn([high], [Gate(NAME)], "t", "w", micros(30))))) == 1
+
+
 async def test_what_begins_to_wait_again_is_above_every_floor(world: World) -> None:
     seen = Recorder(lambda row: TypeError("wrong") if len(seen.rows) < 4 else None)
     worker = await world.worker(seen)
@@ -130,3 +154,17 @@ async def test_plans_are_made_anew_when_a_new_table_has_grown(world: World) -> N
     await world.enqueue(world.effects(400))
     await worker.drain()
     assert asked.count("effect.analyze") == 1
+
+
+async def test_what_was_claimed_is_called_even_if_plans_can_not_be_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would wait for the end of its lease, and count as left by a worker that was lost."""
+    seen = Recorder()
+    worker = await world.worker(seen)
+    monkeypatch.setattr(worker, "_growths", (1,))
+    monkeypatch.setattr("ensue.effects.deliver.plan_anew", lambda: query("SELECT 1 / 0"))
+    await world.enqueue(world.effects(3))
+    await worker.start()
+    await world.until_all("done")
+    assert sorted(seen.numbers) == [1, 2, 3]

@@ -444,8 +444,8 @@ class Delivery:
             self._doubtful_tokens = (*self._doubtful_tokens[-99:], token)
             return ()
         self._offers.rise(claims)
-        await self._notice_growth(claims)
         self._flights.launch(claims, since=since, context=self._context)
+        await self._notice_growth(claims)
         await self._walk_on(list(self._offers.missed(wants, claims)))
         return claims
 

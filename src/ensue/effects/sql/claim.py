@@ -54,8 +54,15 @@ CLAIMED: Final = (
 
 _IN_USE: Final = f"SELECT {CALLS} FROM ensue_effect e WHERE {LEASED} AND e.target = "
 """How many calls to the target that follows are being made, whoever makes them and under whatever name."""
-_SERVER: Final = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
-"""Which server a floor was found by: what another one, that took its place, holds may be older."""
+_SERVER: Final = (
+    "((extract(epoch from pg_postmaster_start_time())"
+    " + coalesce(extract(epoch from pg_stat_get_bgwriter_stat_reset_time()), 0)) * 1000000)::bigint"
+)
+"""Which life of which server a floor was found in: what begins in another one, that took its place, may be older.
+
+A server whose process was killed goes on with the same postmaster, and gives numbers once more that were not on the disk yet;
+then its statistics begin anew.
+"""
 _KNOWN_FLOOR: Final = f"CASE WHEN {{0}} = {_SERVER} THEN {{1}} ELSE 0 END"
 _NEXT_FLOOR: Final = (
     "least(pg_snapshot_xmin(pg_current_snapshot())::text::bigint, coalesce((SELECT e.since_transaction FROM ensue_effect e"
