@@ -156,6 +156,19 @@ async def test_plans_are_made_anew_when_a_new_table_has_grown(world: World) -> N
     assert asked.count("effect.analyze") == 1
 
 
+async def test_plans_are_not_made_anew_for_a_table_that_was_large_before(world: World) -> None:
+    """With millions of rows, each start of a process would pay for it."""
+    await world.driver.write(query("ALTER TABLE ensue_effect ALTER COLUMN id RESTART WITH 1000000"))
+    worker = await world.worker(Recorder())
+    asked: list[str] = []
+    worker._driver.observers.append(lambda statement, _n: asked.append(statement.name))  # pyright: ignore[reportPrivateUsage]
+    for _ in range(2):
+        await world.enqueue()
+        await worker.drain()
+    assert "effect.claim" in asked
+    assert "effect.analyze" not in asked
+
+
 async def test_what_was_claimed_is_called_even_if_plans_can_not_be_made_anew(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -450,8 +450,11 @@ class Delivery:
         return claims
 
     async def _notice_growth(self, claims: Sequence[Claim]) -> None:
-        if claims and self._growths and claims[-1].row.id >= self._growths[0]:
-            self._growths = tuple(size for size in self._growths if size > claims[-1].row.id)
+        if not claims or not self._growths or claims[-1].row.id < self._growths[0]:
+            return
+        known, self._growths = self._growths, tuple(size for size in self._growths if size > claims[-1].row.id)
+        # One that was large when we came was planned for as it is; to sample it at each start costs seconds where it is huge.
+        if self._growths or known is not GROWTHS:
             await self._driver.read(plan_anew())
 
     async def _walk_on(self, missed: Sequence[Want]) -> None:
