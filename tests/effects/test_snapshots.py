@@ -17,6 +17,7 @@ from ensue.effects.sql.claim import CLAIM
 from ensue.effects.sql.lists import as_json
 from ensue.effects.states import SETTLED, TRANSITIONS
 from ensue.errors import Unavailable
+from ensue.store.statement import Statement
 from tests.effects.world import NAME, Recorder, World, enqueue, query
 from tests.services import PostgresServer
 
@@ -39,12 +40,22 @@ async def look(world: World, *, keyed: bool) -> Due:
     return found
 
 
+async def blocks_of(world: World, statement: Statement, *params: object) -> int:
+    """What a statement reads."""
+    text = f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) {statement.text}"
+    lines = [row[0] for row in await world.driver.read(query(text, *params))]
+    return max(int(found.group(1)) for line in lines if (found := re.search(r"shared hit=(\d+)", line)))
+
+
 async def blocks_of_a_claim(world: World, asked: Want) -> int:
     """What a claim that finds nothing reads."""
     params = (as_json([asked]), as_json([Gate(NAME)]), "t", micros(30), "w", False)
-    text = f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) {CLAIM['postgresql'].claim.text}"
-    lines = [row[0] for row in await world.driver.read(query(text, *params))]
-    return max(int(found.group(1)) for line in lines if (found := re.search(r"shared hit=(\d+)", line)))
+    return await blocks_of(world, CLAIM["postgresql"].claim, *params)
+
+
+async def blocks_of_a_look(world: World, asked: Want) -> int:
+    """What it costs to learn that nothing is due."""
+    return await blocks_of(world, CLAIM["postgresql"].due, as_json([asked]))
 
 
 @pytest.mark.parametrize("order", [None, "a"])
@@ -62,8 +73,11 @@ async def test_what_was_delivered_under_an_old_snapshot_costs_a_claim_next_to_no
             await world.set("state = 'done', lease_token = NULL, lease_until = NULL, settled_at = 1")
         await world.driver.write(query("ANALYZE ensue_effect"))
         everything = await blocks_of_a_claim(world, want(keyed=keyed))
-        above_the_floor = await blocks_of_a_claim(world, want(await look(world, keyed=keyed), keyed=keyed))
+        anew = await blocks_of_a_look(world, want(keyed=keyed))
+        known = want(await look(world, keyed=keyed), keyed=keyed)
+        above_the_floor, looked = await blocks_of_a_claim(world, known), await blocks_of_a_look(world, known)
     assert above_the_floor * 4 < everything
+    assert looked * 4 < anew
 
 
 async def test_a_transaction_that_commits_late_is_not_passed_over(world: World) -> None:

@@ -39,6 +39,10 @@ ORDER_KEY_BYTES_MAX: Final = 1000
 NOTIFY_CHANNEL: Final = "ensue"
 
 
+CALLED: Final = "coalesce(state, '') = 'claimed'"
+"""The condition of the index that tells how many calls to a target are being made; see `in_list`."""
+
+
 def in_list(states: Iterable[str]) -> str:
     """`('pending', 'retry_wait')`.
 

@@ -29,6 +29,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
 from ensue.store.effect_table import (
+    CALLED,
     CLAIMABLE,
     DEFAULT_NOW,
     GIVEN_UP,
@@ -162,7 +163,7 @@ def _effect(metadata: MetaData) -> Table:
     _partial_index(table, "ensue_effect_keyed", ("name", "available_at", since), keyed)
     _partial_index(table, "ensue_effect_parked", ("name",), "state = 'parked'")
     _partial_index(table, "ensue_effect_lease", ("name", "lease_until", since), "state = 'claimed'")
-    _partial_index(table, "ensue_effect_claimed", ("target",), "state = 'claimed'")
+    _partial_index(table, "ensue_effect_claimed", ("target",), CALLED)
     _partial_index(table, "ensue_effect_unsettled", ("name", since), f"state NOT IN {in_list(SETTLED)}")
     unsettled = f"order_key IS NOT NULL AND state NOT IN {in_list(SETTLED)}"
     _partial_index(table, "ensue_effect_head", ("order_key", "position", since), unsettled)

@@ -17,6 +17,7 @@ from ensue.effects.sql.conditions import (
     CLAIMABLE_STATE,
     KEYS_AT_ONCE,
     LEASED,
+    LEASED_OF_TARGET,
     above,
     head_of_walk,
     read,
@@ -52,7 +53,7 @@ CLAIMED: Final = (
     " e.lease_token"
 )
 
-_IN_USE: Final = f"SELECT {CALLS} FROM ensue_effect e WHERE {LEASED} AND e.target = "
+_IN_USE: Final = f"SELECT {CALLS} FROM ensue_effect e WHERE {LEASED_OF_TARGET}"
 """How many calls to the target that follows are being made, whoever makes them and under whatever name."""
 _SERVER: Final = (
     "((extract(epoch from pg_postmaster_start_time())"

@@ -8,7 +8,7 @@ the number of a transaction that was not over when the floor was found.
 from typing import Final
 
 from ensue.effects.states import CLAIMABLE, SETTLED, target_of
-from ensue.store.effect_table import in_list
+from ensue.store.effect_table import CALLED, in_list
 from ensue.store.statement import Statement
 
 CLAIMABLE_STATE: Final = f"e.state IN {in_list(CLAIMABLE)}"
@@ -18,6 +18,11 @@ CLAIMABLE_BY_ID: Final = CLAIMABLE_STATE.replace("e.state", "coalesce(e.state, '
 To the planner the index of what waits looks short; the remains in it can be all that was settled today.
 """
 LEASED: Final = f"e.state = '{target_of('claim')}'"
+LEASED_OF_TARGET: Final = f"{CALLED.replace('state', 'e.state')} AND e.target = "
+"""The same of the target that follows, in the words of an index that nothing else fits.
+
+Else the planner takes that one for the first lease that ends, and reads the rows of all that was ever claimed.
+"""
 UNSETTLED_KEYED: Final = f"h.order_key IS NOT NULL AND h.state NOT IN {in_list(SETTLED)}"
 
 ALONE: Final = (
