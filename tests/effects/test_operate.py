@@ -8,11 +8,13 @@ from datetime import timedelta
 import pytest
 
 from ensue.effects.ledger import (
+    Returned,
     discard_effects,
     effect_states,
     forget_order_keys,
     prune_effects,
     retry_effects,
+    return_effects,
     show_effect,
 )
 from ensue.effects.operate import (
@@ -145,6 +147,23 @@ async def test_what_came_between_the_look_and_the_lock_is_seen(world: World) -> 
 
     await world.driver.write(late())
     assert await order_keys(world) == [(f"{NAME}|a", 1)]
+
+
+async def test_what_a_relay_gives_back_is_older_than_what_comes_later(world: World) -> None:
+    """Its key was forgotten meanwhile: with a lower position, something newer would come first, or give way to it."""
+    await world.enqueue([*world.effects(2, order="a"), *world.effects(1, order="b")])
+    await world.set("state = 'done', settled_at = 1")
+    await prune_effects(world.driver, older_than=timedelta(days=100_000))
+    assert not await order_keys(world)
+    await world.enqueue(world.effects(1, order="a"))
+    rows = await world.rows("key, enqueued_at")
+    returned = [Returned(key, at, "invalid", "refused") for key, at in rows[:3]]
+    keys, waiting = await return_effects(world.driver, returned)
+    assert (sorted(keys), waiting) == (sorted(row[0] for row in rows[:3]), [])
+    assert await order_keys(world) == [(f"{NAME}|a", 2), (f"{NAME}|b", 1)]
+    await world.enqueue([*world.effects(1, order="a"), *world.effects(1, order="b")])
+    assert (await world.rows("position"))[-2:] == [3, 2]
+    assert await return_effects(world.driver, returned) == ([], [])
 
 
 async def test_a_replay_is_something_new_and_comes_last(world: World) -> None:

@@ -4,7 +4,7 @@ Decides which effects may be started anew or given up. Leaves printing to the co
 effect belongs to its worker; nothing here touches it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -179,16 +179,35 @@ def _return(dialect: Dialect, effects: Sequence[Returned]) -> Work[tuple[list[st
         items = "json_to_recordset($1::text::json) AS r(key text, enqueued_at bigint, error_class text, error text)"
     same = "e.key = r.key AND e.enqueued_at = r.enqueued_at"
     early = f"SELECT e.key FROM ensue_effect e JOIN {items} ON {same} WHERE e.state NOT IN {in_list(SETTLED)}"
+    mine = "e." * (dialect == "postgresql")
     dead = (
         f"UPDATE ensue_effect AS e SET state = '{target_of('return')}', error_class = r.error_class, error = r.error"
-        f" FROM {items} WHERE {same} AND e.state IN {sources_of('return')} RETURNING {'e.' * (dialect == 'postgresql')}key"
+        f" FROM {items} WHERE {same} AND e.state IN {sources_of('return')} RETURNING {mine}key, {mine}order_key, {mine}position"
     )
     params = (as_json(effects),)
     # In this order: what is settled in between is found by the second.
     waiting: list[tuple[str]] = yield Run(Statement("effect.returned_early", early, rows=True), params)
-    changed: list[tuple[str]] = yield Run(Statement("effect.return", dead, rows=True), params)
+    changed: list[tuple[str, str | None, int]] = yield Run(Statement("effect.return", dead, rows=True), params)
+    places: dict[str, int] = {}
+    for _, order_key, position in changed:
+        if order_key is not None:
+            places[order_key] = max(position, places.get(order_key, 0))
+    if places:
+        yield Run(Statement("effect.remember_order_keys", _REMEMBER[dialect]), (as_json(places),))
     keys = [row[0] for row in changed]
     return keys, [row[0] for row in waiting if row[0] not in keys]
+
+
+_REMEMBERED: Final = (
+    "INSERT INTO ensue_effect_order AS o (order_key, last_position) SELECT {0} ON CONFLICT (order_key)"
+    " DO UPDATE SET last_position = excluded.last_position WHERE o.last_position < excluded.last_position"
+)
+_REMEMBER: Final[Mapping[Dialect, str]] = {
+    "sqlite": _REMEMBERED.format("key, value FROM json_each(?1) WHERE true"),
+    # Sorted as in `allot_statement`, which locks the same rows.
+    "postgresql": _REMEMBERED.format('key, value::bigint FROM json_each_text($1::text::json) ORDER BY key COLLATE "C"'),
+}
+"""What comes later is newer than what came back, though their key was forgotten while it seemed done."""
 
 
 async def hasten(driver: Driver, names: Sequence[str]) -> None:
