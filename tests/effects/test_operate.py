@@ -8,13 +8,10 @@ from datetime import timedelta
 import pytest
 
 from ensue.effects.ledger import (
-    Returned,
     discard_effects,
     effect_states,
     forget_order_keys,
     prune_effects,
-    retry_effects,
-    return_effects,
     show_effect,
 )
 from ensue.effects.operate import (
@@ -59,29 +56,47 @@ async def order_keys(world: World) -> list[tuple[str, int]]:
     return await world.driver.read(query("SELECT order_key, last_position FROM ensue_effect_order ORDER BY order_key"))
 
 
+OLD = "state = 'done', settled_at = 1"
+"""Done in 1970."""
+
+
 async def test_order_keys_of_which_nothing_is_left_are_forgotten(world: World) -> None:
-    seen = Recorder(lambda row: RuntimeError("down") if row.record_id in (2, 5) else None)
-    handling = Handling(seen, Retry(max_attempts=1), ordered=True)
-    worker = await world.worker({NAME: handling})
-    for key in ("a", "dead", "waits", "b"):
+    seen = Recorder(lambda row: RuntimeError("down") if row.record_id == 2 else None)
+    worker = await world.worker({NAME: Handling(seen, Retry(max_attempts=1), ordered=True)})
+    for key in ("a", "dead", "waits", "b", "b"):
         await world.enqueue(world.effects(1, order=key))
     await world.set("available_at = available_at + CASE WHEN record_id = 3 THEN 3600000000 ELSE 0 END")
     await worker.drain()
-    assert await prune_effects(world.driver, older_than=WEEK) == 0
-    assert await order_keys(world) == [(f"{NAME}|dead", 1), (f"{NAME}|waits", 1)]
-    await world.enqueue([*world.effects(2, order="waits"), *world.effects(1, order="a")])
-    assert await world.rows("position") == [1, 1, 1, 1, 2, 3, 1]
-    [dead] = [row[0] for row in await world.rows("id, state") if row[1] == "dead"]
-    assert await retry_effects(world.driver, [dead]) == [dead]
-    await world.enqueue(world.effects(1, order="dead"))
-    assert (await world.rows("position"))[-1] == 2, "what an operator started anew comes before it"
+    await world.enqueue([*world.effects(1, order="dead"), *world.effects(1, order="waits")])
+    # Of `b` the first was done long ago and the second just now; of `dead` and `waits` the newest is gone, and not the first.
+    await world.set(
+        f"{OLD.replace('1', 'CASE WHEN record_id = 5 THEN settled_at ELSE 1 END')} WHERE record_id NOT IN (2, 3)"
+    )
+    assert await prune_effects(world.driver, older_than=WEEK) == 4
+    assert await order_keys(world) == [(f"{NAME}|b", 2), (f"{NAME}|dead", 2), (f"{NAME}|waits", 2)]
+    await world.enqueue([*world.effects(2, order="waits"), *world.effects(1, order="b"), *world.effects(1, order="a")])
+    assert await world.rows("position") == [1, 1, 2, 3, 4, 3, 1]
 
 
-async def test_a_thousand_order_keys_are_forgotten_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_positions_go_on_while_anything_of_a_key_is_in_the_table(world: World) -> None:
+    """The ledger tells effects of a key apart by them."""
+    seen = Recorder()
+    worker = await world.worker({NAME: Handling(seen, ordered=True)})
+    for _ in range(3):
+        await world.enqueue(world.effects(1, order="a"))
+        await worker.drain()
+        assert await prune_effects(world.driver, older_than=WEEK) == 0
+    assert await world.rows("position") == [1, 2, 3]
+    await world.set(OLD)
+    assert await prune_effects(world.driver, older_than=WEEK) == 3
+    assert await order_keys(world) == []
+
+
+async def test_many_order_keys_are_forgotten_in_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ensue.effects.ledger.ORDER_KEYS_AT_ONCE", 10)
     for n in range(25):
         await world.enqueue(world.effects(1, order=f"k{n}"))
-    await world.set("state = 'done', settled_at = 1")
+    await world.set(OLD)
     await prune_effects(world.driver, older_than=WEEK)
     assert await order_keys(world) == []
 
@@ -90,7 +105,7 @@ async def test_a_key_that_is_being_used_is_not_forgotten(postgres_url: str) -> N
     """A transaction took a position and has not committed: what waits of the key can't be seen yet."""
     async with World(postgres_url) as world:
         await world.enqueue(world.effects(1, order="a"))
-        await world.set("state = 'done', settled_at = 1")
+        await world.set(OLD)
         other, taken, go_on = await world.open(), asyncio.Event(), asyncio.Event()
 
         async def pause(_session: object) -> None:
@@ -103,20 +118,18 @@ async def test_a_key_that_is_being_used_is_not_forgotten(postgres_url: str) -> N
 
         enqueuing = asyncio.create_task(other.write(slow()))
         await taken.wait()
-        pruning = asyncio.create_task(prune_effects(world.driver, older_than=timedelta(days=100_000)))
-        await asyncio.wait([pruning], timeout=0.5)
+        assert await prune_effects(world.driver, older_than=WEEK) == 1
         go_on.set()
         await enqueuing
-        await pruning
         assert await order_keys(world) == [(f"{NAME}|a", 2)]
         await world.enqueue(world.effects(1, order="a"))
-        assert await world.rows("position") == [1, 2, 3]
+        assert await world.rows("position") == [2, 3]
 
 
 async def test_whoever_comes_while_a_key_is_forgotten_waits_for_it(postgres_url: str) -> None:
     async with World(postgres_url) as world:
         await world.enqueue(world.effects(1, order="a"))
-        await world.set("state = 'done', settled_at = 1")
+        await world.set(OLD)
         other, forgotten, go_on = await world.open(), asyncio.Event(), asyncio.Event()
 
         async def pause(_session: object) -> None:
@@ -124,7 +137,7 @@ async def test_whoever_comes_while_a_key_is_forgotten_waits_for_it(postgres_url:
             await go_on.wait()
 
         def slow() -> Work[None]:
-            yield from forget_order_keys("postgresql", "")
+            yield from forget_order_keys("postgresql", {f"{NAME}|a": 1})
             yield Call(pause)
 
         pruning = asyncio.create_task(other.write(slow()))
@@ -141,29 +154,12 @@ async def test_what_came_between_the_look_and_the_lock_is_seen(world: World) -> 
     await world.enqueue(world.effects(1, order="a"))
 
     def late() -> Work[None]:
-        work = forget_order_keys(world.driver.dialect, "")
+        work = forget_order_keys(world.driver.dialect, {f"{NAME}|a": 1})
         next(work)
         yield work.send([(f"{NAME}|a",)])
 
     await world.driver.write(late())
     assert await order_keys(world) == [(f"{NAME}|a", 1)]
-
-
-async def test_what_a_relay_gives_back_is_older_than_what_comes_later(world: World) -> None:
-    """Its key was forgotten meanwhile: with a lower position, something newer would come first, or give way to it."""
-    await world.enqueue([*world.effects(2, order="a"), *world.effects(1, order="b")])
-    await world.set("state = 'done', settled_at = 1")
-    await prune_effects(world.driver, older_than=timedelta(days=100_000))
-    assert not await order_keys(world)
-    await world.enqueue(world.effects(1, order="a"))
-    rows = await world.rows("key, enqueued_at")
-    returned = [Returned(key, at, "invalid", "refused") for key, at in rows[:3]]
-    keys, waiting = await return_effects(world.driver, returned)
-    assert (sorted(keys), waiting) == (sorted(row[0] for row in rows[:3]), [])
-    assert await order_keys(world) == [(f"{NAME}|a", 2), (f"{NAME}|b", 1)]
-    await world.enqueue([*world.effects(1, order="a"), *world.effects(1, order="b")])
-    assert (await world.rows("position"))[-2:] == [3, 2]
-    assert await return_effects(world.driver, returned) == ([], [])
 
 
 async def test_a_replay_is_something_new_and_comes_last(world: World) -> None:

@@ -179,35 +179,16 @@ def _return(dialect: Dialect, effects: Sequence[Returned]) -> Work[tuple[list[st
         items = "json_to_recordset($1::text::json) AS r(key text, enqueued_at bigint, error_class text, error text)"
     same = "e.key = r.key AND e.enqueued_at = r.enqueued_at"
     early = f"SELECT e.key FROM ensue_effect e JOIN {items} ON {same} WHERE e.state NOT IN {in_list(SETTLED)}"
-    mine = "e." * (dialect == "postgresql")
     dead = (
         f"UPDATE ensue_effect AS e SET state = '{target_of('return')}', error_class = r.error_class, error = r.error"
-        f" FROM {items} WHERE {same} AND e.state IN {sources_of('return')} RETURNING {mine}key, {mine}order_key, {mine}position"
+        f" FROM {items} WHERE {same} AND e.state IN {sources_of('return')} RETURNING {'e.' * (dialect == 'postgresql')}key"
     )
     params = (as_json(effects),)
     # In this order: what is settled in between is found by the second.
     waiting: list[tuple[str]] = yield Run(Statement("effect.returned_early", early, rows=True), params)
-    changed: list[tuple[str, str | None, int]] = yield Run(Statement("effect.return", dead, rows=True), params)
-    places: dict[str, int] = {}
-    for _, order_key, position in changed:
-        if order_key is not None:
-            places[order_key] = max(position, places.get(order_key, 0))
-    if places:
-        yield Run(Statement("effect.remember_order_keys", _REMEMBER[dialect]), (as_json(places),))
+    changed: list[tuple[str]] = yield Run(Statement("effect.return", dead, rows=True), params)
     keys = [row[0] for row in changed]
     return keys, [row[0] for row in waiting if row[0] not in keys]
-
-
-_REMEMBERED: Final = (
-    "INSERT INTO ensue_effect_order AS o (order_key, last_position) SELECT {0} ON CONFLICT (order_key)"
-    " DO UPDATE SET last_position = excluded.last_position WHERE o.last_position < excluded.last_position"
-)
-_REMEMBER: Final[Mapping[Dialect, str]] = {
-    "sqlite": _REMEMBERED.format("key, value FROM json_each(?1) WHERE true"),
-    # Sorted as in `allot_statement`, which locks the same rows.
-    "postgresql": _REMEMBERED.format('key, value::bigint FROM json_each_text($1::text::json) ORDER BY key COLLATE "C"'),
-}
-"""What comes later is newer than what came back, though their key was forgotten while it seemed done."""
 
 
 async def hasten(driver: Driver, names: Sequence[str]) -> None:
@@ -223,29 +204,34 @@ async def hasten(driver: Driver, names: Sequence[str]) -> None:
 async def prune_effects(driver: Driver, *, older_than: timedelta) -> int:
     """Remove what was done or cancelled longer than `older_than` ago; what is dead stays as evidence.
 
-    Answers the number. The last positions of order keys go too, if nothing of the key waits or can be started anew: the next
-    effect of the key has position 1 again.
+    Answers the number. With the newest effect of an order key goes its last position, if nothing of the key waits or can be
+    started anew: the next effect of the key has position 1 again.
     """
-    mark = first_number(driver.dialect)
-    text = (
-        "DELETE FROM ensue_effect WHERE state IN ('done', 'cancelled')"
-        f" AND state IN {in_list(SETTLED)} AND settled_at < {STATEMENT_NOW[driver.dialect]} - {mark} RETURNING id"
-    )
     age = older_than // timedelta(microseconds=1)
-    removed = await driver.write(_prune(driver.dialect, Statement("effect.prune", text, rows=True), age))
-    after: str | None = ""
-    while after is not None:
-        after = await driver.write(forget_order_keys(driver.dialect, after))
+    removed, newest = await driver.write(_prune(driver.dialect, age))
+    keys = list(newest)
+    for start in range(0, len(keys), ORDER_KEYS_AT_ONCE):
+        some = {key: newest[key] for key in keys[start : start + ORDER_KEYS_AT_ONCE]}
+        await driver.write(forget_order_keys(driver.dialect, some))
     return removed
 
 
-def _prune(dialect: Dialect, statement: Statement, age: int) -> Work[int]:
-    """The attempts go with their effects."""
-    rows: list[tuple[int]] = yield Run(statement, (age,))
+def _prune(dialect: Dialect, age: int) -> Work[tuple[int, dict[str, int]]]:
+    """The number, and the highest position of each order key among them. The attempts go with their effects."""
+    text = (
+        "DELETE FROM ensue_effect WHERE state IN ('done', 'cancelled')"
+        f" AND state IN {in_list(SETTLED)} AND settled_at < {STATEMENT_NOW[dialect]} - {first_number(dialect)}"
+        " RETURNING id, order_key, position"
+    )
+    rows: list[tuple[int, str | None, int]] = yield Run(Statement("effect.prune", text, rows=True), (age,))
     if rows:
         text = f"DELETE FROM ensue_effect_attempt WHERE effect_id IN ({each_id(dialect)})"
         yield Run(Statement("effect.prune_attempts", text), (as_json([row[0] for row in rows]),))
-    return len(rows)
+    newest: dict[str, int] = {}
+    for _, order_key, position in rows:
+        if order_key is not None:
+            newest[order_key] = max(position, newest.get(order_key, 0))
+    return len(rows), newest
 
 
 _IDLE: Final = (
@@ -255,21 +241,21 @@ _IDLE: Final = (
 )
 
 
-def forget_order_keys(dialect: Dialect, after: str) -> Work[str | None]:
-    """Remove the positions of up to a thousand idle order keys after `after`; answers the last of them, None at the end."""
-    locked = "" if dialect == "sqlite" else " FOR UPDATE OF o SKIP LOCKED"
-    idle = (
-        f"SELECT o.order_key FROM ensue_effect_order o WHERE o.order_key > {'?1' if dialect == 'sqlite' else '$1::text'}"
-        f" AND {_IDLE} ORDER BY o.order_key LIMIT {ORDER_KEYS_AT_ONCE}{locked}"
-    )
-    found: list[tuple[str]] = yield Run(Statement("effect.idle_order_keys", idle, rows=True), (after,))
-    if not found:
-        return None
-    # Looked at again by a statement that began after the lock: whoever took a position before it has committed, and whoever
-    # comes now waits for us. An effect that was being enqueued during the first look would else lose its place in the order.
-    text = f"DELETE FROM ensue_effect_order AS o WHERE o.order_key IN ({each(dialect)}) AND {_IDLE}"
-    yield Run(Statement("effect.forget_order_keys", text), (as_json([row[0] for row in found]),))
-    return found[-1][0] if len(found) == ORDER_KEYS_AT_ONCE else None
+def forget_order_keys(dialect: Dialect, newest: Mapping[str, int]) -> Work[None]:
+    """Remove the last positions of idle order keys if they still are those of `newest`, which are gone."""
+    if dialect == "sqlite":
+        items, locked = "SELECT key, value FROM json_each(?1)", ""
+    else:
+        items, locked = "SELECT key, value::bigint FROM json_each_text($1::text::json)", " FOR UPDATE OF o SKIP LOCKED"
+    idle = f"(o.order_key, o.last_position) IN ({items}) AND {_IDLE}"
+    look = f"SELECT o.order_key FROM ensue_effect_order AS o WHERE {idle}{locked}"
+    found: list[tuple[str]] = yield Run(Statement("effect.idle_order_keys", look, rows=True), (as_json(newest),))
+    if found:
+        # Looked at again by a statement that began after the lock: whoever took a position before it has committed, and
+        # whoever comes now waits for us. An effect that was being enqueued during the first look would else lose its place.
+        still = as_json({row[0]: newest[row[0]] for row in found})
+        text = f"DELETE FROM ensue_effect_order AS o WHERE {idle}"
+        yield Run(Statement("effect.forget_order_keys", text), (still,))
 
 
 async def _change(driver: Driver, transition: str, change: str, ids: Sequence[int]) -> list[int]:
