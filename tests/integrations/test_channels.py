@@ -45,7 +45,7 @@ async def test_processes_share_messages_and_changes_of_membership() -> None:
         await other.send(10, "first")
         store.rows.add((2, 10))
         await one.changed(2)
-        await until(lambda: other.channels.hub.channels_of(2) == {10})
+        await until(lambda: other.channels.hub.told(bob) == {10})
         await one.send(10, "second")
         store.rows.discard((1, 10))
         await other.changed(1)
@@ -106,7 +106,7 @@ async def test_word_of_a_change_is_not_lost_while_the_database_is_away() -> None
         await process.changed(1)
         await until(lambda: store.reads == 2)
         store.fail = None
-        await until(lambda: 20 in process.channels.hub.channels_of(1))
+        await until(lambda: process.channels.hub.told(ann) == {10, 20})
         await process.send(20, "x")
     assert texts(ann) == ["x"]
 
