@@ -23,6 +23,9 @@ SECRET = "a-secret-that-nobody-sees"
 class Picture(AsyncTask):
     prompt: Property[str]
     width: Property[int | None] = Property(default=None)
+    size: Property[int | None] = Property(default=None)
+    scale: Property[float | None] = Property(default=None)
+    image_urls: Property[list[str] | None] = Property(default=None)
 
 
 class Shelf(Integration):
@@ -47,7 +50,7 @@ class World:
 
     async def picture(self, **values: Any) -> Picture:
         """A new picture, as far as delivery brings it."""
-        made = await self.harness.store.create(Picture(prompt="a cat", **values))
+        made = await self.harness.store.create(Picture(**{"prompt": "a cat", **values}))
         await self.harness.drain()
         return await self.now(made)
 
@@ -112,6 +115,39 @@ async def test_a_request_is_signed_as_it_arrives(world: World) -> None:
     unsigned = Unsigned("POST", "/", request.query, headers, request.body)
     expected = signed_headers(unsigned, Credentials("AK", SECRET, "cn-north-1", "cv"), at)
     assert request.headers["authorization"] == expected["Authorization"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"prompt": "猫" * 801}, "`prompt` has 801 characters; the service takes at most 800"),
+        ({"image_urls": [f"https://pictures/{number}" for number in range(11)]}, "`image_urls` names 11 pictures"),
+        ({"size": 1024**2 - 1}, "`size` is 1048575; the service makes pictures of 1048576 to 16777216 pixels"),
+        ({"size": 4096**2 + 1}, "`size` is 16777217"),
+        ({"scale": 1.5}, "`scale` is 1.5; the service takes 0 to 1"),
+    ],
+)
+async def test_what_the_service_refuses_by_its_documentation_is_not_sent(
+    world: World, given: dict[str, Any], says: str
+) -> None:
+    picture = await world.picture(**given)
+    assert picture.status == "failed"
+    assert picture.error is not None
+    assert says in picture.error
+    assert "猫" not in picture.error
+    assert world.service.sent(ASKED) == []
+
+
+async def test_what_is_just_within_bounds_is_sent(world: World) -> None:
+    world.service.on(ASKED, said(task_id="7"))
+    given = {"prompt": "猫" * 800, "size": 4096**2, "scale": 1.0, "image_urls": [f"https://p/{n}" for n in range(10)]}
+    assert (await world.picture(**given)).status == "processing"
+
+
+async def test_bounds_are_those_of_the_documented_model_only() -> None:
+    async with running(req_key="another_model") as world:
+        world.service.on(ASKED, said(task_id="7"))
+        assert (await world.picture(prompt="a" * 801)).status == "processing"
 
 
 @pytest.mark.parametrize("code", [50411, 50412, 50413, 50512])

@@ -9,7 +9,7 @@ service itself: it follows its public documentation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -41,6 +41,11 @@ INTERNAL: Final = frozenset({50500, 50501})
 TOO_MANY_PAUSE_SECONDS: Final = 5.0
 INTERNAL_PAUSE_SECONDS: Final = 30.0
 """The vendor wants requests that met an internal error not to be repeated at once."""
+DOCUMENTED: Final = "jimeng_t2i_v40"
+"""The `req_key` whose documented bounds are known here."""
+PROMPT_MAX: Final = 800
+IMAGE_URLS_MAX: Final = 10
+SIZE_MIN, SIZE_MAX = 1024**2, 4096**2
 INPUTS: Final = (
     "prompt",
     "image_urls",
@@ -121,7 +126,10 @@ class VolcPictures(TaskIntegration):
         return {"req_key": self.req_key, **given}
 
     async def submit(self, task: AsyncTask, key: str) -> str:
-        answer = await self._call(SUBMIT, self.request(task), sends=True)
+        asked = self.request(task)
+        if asked.get("req_key") == DOCUMENTED and (found := out_of_bounds(asked)):
+            raise Rejected("out_of_bounds", f"{found} Nothing was sent.")
+        answer = await self._call(SUBMIT, asked, sends=True)
         if answer.code != SUCCESS:
             raise _refused(answer)
         if answer.data is None or not answer.data.task_id:
@@ -170,9 +178,26 @@ class VolcPictures(TaskIntegration):
         signed = signed_headers(Unsigned("POST", path, query, headers, body), self._credentials, self.clock.now())
         url = f"{parts.scheme}://{parts.netloc}{path}?{canonical_query(query)}"
         response = await self._http.post(url, content=body, headers=signed)
-        answer = _read(response)
-        _raise_for_trouble(response, answer, sends=sends)
-        return answer if answer is not None else Answer(0)
+        return _understood(response, sends=sends)
+
+
+def out_of_bounds(asked: Mapping[str, Any]) -> str:
+    """What of a request the service refuses by its documentation; empty if nothing. Tells sizes, not contents.
+
+    >>> out_of_bounds({"prompt": "a" * 801})
+    '`prompt` has 801 characters; the service takes at most 800.'
+    """
+    prompt, urls, size, scale = (asked.get(name) for name in ("prompt", "image_urls", "size", "scale"))
+    # What is of another type is the service's to judge: a class may declare its columns as it likes.
+    if isinstance(prompt, str) and len(prompt) > PROMPT_MAX:
+        return f"`prompt` has {len(prompt)} characters; the service takes at most {PROMPT_MAX}."
+    if isinstance(urls, list) and (count := len(cast("list[Any]", urls))) > IMAGE_URLS_MAX:
+        return f"`image_urls` names {count} pictures; the service takes at most {IMAGE_URLS_MAX}."
+    if isinstance(size, int) and not SIZE_MIN <= size <= SIZE_MAX:
+        return f"`size` is {size}; the service makes pictures of {SIZE_MIN} to {SIZE_MAX} pixels."
+    if isinstance(scale, int | float) and not 0 <= scale <= 1:
+        return f"`scale` is {scale}; the service takes 0 to 1."
+    return ""
 
 
 def _read(response: httpx2.Response) -> Answer | None:
@@ -182,8 +207,9 @@ def _read(response: httpx2.Response) -> Answer | None:
         return None
 
 
-def _raise_for_trouble(response: httpx2.Response, answer: Answer | None, *, sends: bool) -> None:
-    """Raise for answers that are about the service rather than about the task."""
+def _understood(response: httpx2.Response, *, sends: bool) -> Answer:
+    """What was answered about the task. Raises for answers that are about the service."""
+    answer = _read(response)
     status, code = response.status_code, 0 if answer is None else answer.code
     text = _text(f"HTTP {status}", answer)
     if status in (429, 503) or code in TOO_MANY:
@@ -195,6 +221,7 @@ def _raise_for_trouble(response: httpx2.Response, answer: Answer | None, *, send
         raise Unavailable(text)
     if answer is None or status >= 500:
         raise UnknownOutcome(text) if sends else Unavailable(text)
+    return answer
 
 
 def _refused(answer: Answer) -> Exception:
