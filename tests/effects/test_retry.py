@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import threading
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from random import Random
 from typing import Any
 
+import httpx2
 import pytest
+import redis.asyncio
 
 from ensue.effects.retry import Circumstances, Failure, Verdict, asked_pause, describe, judge, step_seconds
 from ensue.effects.retry import decide as _decide
@@ -157,6 +163,39 @@ def caused(error: Exception, cause: BaseException) -> Exception:
 )
 def test_the_class_of_an_error(error: Exception, kind: str) -> None:
     assert judge(error).kind == kind
+
+
+def raised_by(call: Callable[[str], Awaitable[object]], url: str) -> Exception:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever the client raises
+        asyncio.run(call(url))
+    return caught.value
+
+
+async def get(url: str) -> None:
+    async with httpx2.AsyncClient(trust_env=False, timeout=0.2) as client:
+        await client.get(url)
+
+
+async def ping(url: str) -> None:
+    async with redis.asyncio.from_url(url.replace("http", "redis"), socket_timeout=0.2, retry=None) as client:
+        await client.ping()
+
+
+@pytest.mark.parametrize("call", [get, ping])
+def test_what_clients_raise_without_a_connection_or_an_answer_is_an_outage(call: Callable[..., Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert judge(raised_by(call, url)).kind == "unavailable"
+    assert judge(raised_by(call, url)).kind == "unavailable"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hanging_up = threading.Thread(target=lambda: server.accept()[0].close())
+        hanging_up.start()
+        assert judge(raised_by(call, f"http://127.0.0.1:{server.getsockname()[1]}")).kind == "unavailable"
+        hanging_up.join()
+
+
+def test_a_request_that_was_made_wrong_is_no_outage() -> None:
+    assert judge(raised_by(get, "127.0.0.1/x")).kind == "transient"
 
 
 def test_a_word_that_is_no_class_is_worth_no_more_than_silence_and_is_told() -> None:

@@ -45,6 +45,19 @@ _NOT_SENT: Final = (ConnectionRefusedError, socket.gaierror)
 _NOT_SENT_NAMES: Final = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError", "ConnectTimeoutError"}
 )
+# Clients raise errors of their own `from None`, with nothing among the causes: httpx, aiohttp, redis-py.
+_NO_ANSWER_NAMES: Final = frozenset(
+    {
+        "NetworkError",
+        "TimeoutException",
+        "RemoteProtocolError",
+        "ProxyError",
+        "ClientConnectionError",
+        "ClientPayloadError",
+        "ConnectionError",
+        "TimeoutError",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +138,15 @@ def _kind(error: BaseException, pause: float | None) -> ErrorClass:
         return "throttled"
     if status is not None:
         return _by_status(status)
-    if any(isinstance(item, OSError | Unavailable) for item in _chain(error)):
+    if any(_without_answer(item) for item in _chain(error)):
         return "unavailable"
     return "bug" if isinstance(error, _BUGS) and not isinstance(error, NotFound) else "transient"
+
+
+def _without_answer(error: BaseException) -> bool:
+    if isinstance(error, OSError | Unavailable):
+        return True
+    return any(kind.__name__ in _NO_ANSWER_NAMES for kind in type(error).__mro__)
 
 
 def _by_status(status: int) -> ErrorClass:
