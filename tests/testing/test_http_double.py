@@ -133,6 +133,19 @@ async def test_a_failing_function_is_raised_at_the_end() -> None:
         await ask()
 
 
+async def test_a_test_that_fails_because_its_double_did_is_told() -> None:
+    async def ask() -> None:
+        async with HttpDouble() as service, httpx2.AsyncClient(trust_env=False) as client:
+            service.on("GET /x", lambda request: request.values["nothing"])
+            assert (await client.get(f"{service.url}/x")).status_code == 200
+
+    with pytest.raises(AssertionError) as failed:
+        await ask()
+    [note] = failed.value.__notes__
+    assert "the test's own server failed" in note
+    assert "the function that answers GET /x" in note
+
+
 async def test_a_service_that_is_down_and_back(service: HttpDouble, client: httpx2.AsyncClient) -> None:
     service.on("GET /x", "up")
     await client.get("/x")

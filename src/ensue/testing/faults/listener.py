@@ -12,6 +12,7 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from traceback import format_exception
 from types import TracebackType
 from typing import Self
 
@@ -118,7 +119,7 @@ class Listener:
 class Peer(ABC):
     """A server of a test at one address, from entering to leaving it; subclasses say what is done with a connection.
 
-    Leaving it drops all connections, and raises what went wrong in the peer unless the test has failed already.
+    Leaving it drops all connections, and raises what went wrong in the peer; to the failure of a test it is a note.
     """
 
     def __init__(self, *, host: str) -> None:
@@ -137,8 +138,10 @@ class Peer(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._listener.close()
-        if self._listener.failures and error is None:
-            raise self._listener.failures[0]
+        for failure in self._listener.failures[:1]:
+            if error is None:
+                raise failure
+            error.add_note(f"Before that the test's own server failed:\n{''.join(format_exception(failure))}")
 
     @property
     def host(self) -> str:
