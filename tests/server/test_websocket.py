@@ -309,6 +309,33 @@ class TestSubscriptions:
                     assert title > latest.get(key, -1)
                     latest[key] = title
 
+    @pytest.mark.parametrize(
+        ("asked", "code", "tells", "hides"),
+        [
+            ({"record": "Pots"}, "unknown_record", "Did you mean 'Post'?", "Comment"),
+            ({"record": "Remark"}, "unknown_record", "There is: Post.", "Comment"),
+            ({"record": "User", "fields": ["namee"]}, "not_allowed", "User", "email"),
+            ({"record": "Post", "fields": ["titel"]}, "invalid", "Did you mean 'title'?", "Comment"),
+            ({"record": "Post", "fields": ["author.namee"]}, "not_allowed", "User", "email"),
+            ({"record": "Post", "fields": ["author.zip"]}, "not_allowed", "User", "email"),
+        ],
+    )
+    async def test_mistakes_tell_only_of_what_is_open(
+        self, asked: dict[str, Any], code: str, tells: str, hides: str
+    ) -> None:
+        async with serving_app(make_app(), subscribable=["Post"]) as shop, shop.connect() as talk:
+            answer = await talk.ask({"id": 3, "type": "subscribe", "key": 1, **asked})
+            message = answer["error"]["message"]
+            assert code_of(answer) == code
+            assert tells in message
+            assert hides not in message
+
+    async def test_an_app_that_opens_nothing_names_no_type(self) -> None:
+        async with serving_app(make_app()) as shop, shop.connect() as talk:
+            answer = await talk.ask({"id": 3, "type": "subscribe", "record": "Pots", "key": 1})
+            assert code_of(answer) == "unknown_record"
+            assert answer["error"]["message"] == "There is no record type 'Pots'."
+
     async def test_unsubscribed_is_silent(self, shop: Served) -> None:
         async with shop.connect() as talk:
             await talk.ask(SUBSCRIBE)

@@ -239,9 +239,8 @@ class Client:
         if isinstance(request, UnsubscribeRequest):
             return await self._unsubscribe(request)
         context = self.serving.context(user, self.websocket)
-        source = source_for(self.serving.run, calls, request, context)
+        source = await source_for(self.serving, request, context)
         subscription = _Subscription(self, request, source)
-        await subscription.check()
         if self.conversation.state == "open":
             self.subscriptions[request.id] = subscription
             await self.serving.subscribe(source, subscription)
@@ -294,7 +293,6 @@ class _Subscription:
             assert request.key is not None
             context = serving.context(client.connection.user, client.websocket)
             await serving.gate.check(context, request.record, request.key)
-            serving.gate.check_nested(request.record, source.nested)
 
     async def begin(self, data: bytes) -> None:
         self.begun = True

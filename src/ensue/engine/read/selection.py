@@ -23,6 +23,14 @@ NODES_MAX = 60
 CODE = "E0120"
 
 
+class UnknownField(DeclarationError):
+    """A step of a field leads nowhere in the record type `record`; the message tells what that has."""
+
+    def __init__(self, record: RecordModel, name: str) -> None:
+        super().__init__(Problem(CODE, unknown(record, name)))
+        self.record = record.name
+
+
 @dataclass(slots=True)
 class Selection:
     """What is read of one record type, by member name."""
@@ -153,7 +161,7 @@ class _Selecting:
         if (link := link_named(record, name)) is not None:
             return self._link(selection, link)
         if (collection := record.collections.get(name)) is None:
-            raise problem(unknown(record, name))
+            raise UnknownField(record, name)
         nested = selection.collections.get(name)
         if nested is None:
             target = Selection(self.model.records[collection.target])

@@ -1,19 +1,20 @@
 """What can be subscribed to: a record by its id, and what an interaction declared with `reads=` gives.
 
 Decides who may, what is read, and which changes can matter to it. Leaves when to read to `subscriptions`. Invariant:
-what was not opened in the server's options, or by the interaction's own `allow`, is never read for a client.
+what was not opened in the server's options, or by the interaction's own `allow`, is never read for a client, nor are
+its types and fields named to one who did not name them.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ensue.clock import EPOCH
-from ensue.engine.read.selection import Selection, select
+from ensue.engine.read.selection import Selection, UnknownField, select
 from ensue.errors import DeclarationError, Rejected
 from ensue.expression.nodes import Column, Exists, walk
 from ensue.expression.resolve import resolve
@@ -30,6 +31,7 @@ from ensue.server.protocol import SubscribeRequest
 
 if TYPE_CHECKING:
     from ensue.app import AppRun
+    from ensue.server.serving import Serving
 
 FIELDS_MAX = 200
 ANYTHING = Watched(types=None)
@@ -42,6 +44,14 @@ class Gate:
         self._open = options.subscribable_in(model)
         self._allow = options.allow_subscribe
         self._model = model
+
+    def find(self, name: str) -> RecordModel:
+        """The record type that a client names. Raises `Refusal`, which suggests nothing but types that are open."""
+        record = self._model.records.get(name)
+        if record is None or record.kind not in SUBSCRIBABLE_KINDS:
+            hint = suggestion(name, self._open)
+            raise Refusal(404, "unknown_record", f"There is no record type {name!r}.{hint}")
+        return record
 
     async def check(self, ctx: Context, record: str, key: int) -> None:
         """Raises `Rejected` if `ctx.user` may not see that record."""
@@ -58,7 +68,7 @@ class Gate:
         if ctx.user is None:
             raise Rejected("not_authenticated", "Only known users can subscribe to records: sign in first.")
 
-    def check_nested(self, record: str, names: frozenset[str]) -> None:
+    def check_nested(self, record: str, names: Set[str]) -> None:
         """Raises `Rejected` if records of types `names`, which a selection of `record` also reads, are not open."""
         closed = sorted(names - self._open)
         if closed:
@@ -74,8 +84,7 @@ class RecordSource:
         self._name = selection.record.name
         self._key = key
         self._fields = fields
-        self.nested = frozenset(_nested_types(selection))
-        self.watched = Watched((self._name, key), self.nested | frozenset(_edge_types(selection)))
+        self.watched = Watched((self._name, key), frozenset((*_nested_types(selection), *_edge_types(selection))))
         self.key: Hashable = ("record", self._name, key, msgspec.json.encode(fields))
 
     async def read(self) -> bytes:
@@ -116,28 +125,30 @@ def _identity(user: Any) -> tuple[str, Any]:
     return ("record", user.__ensue_id__()) if isinstance(user, Record) else ("object", id(user))
 
 
-def record_source(run: AppRun, request: SubscribeRequest) -> RecordSource:
-    """The source that a request for a record names. Raises `Refusal` for what does not exist."""
-    assert request.record is not None
+async def source_for(serving: Serving, request: SubscribeRequest, context: Context) -> Source:
+    """The source that a request names, if the client may see it. Raises `Refusal` and `Rejected`."""
+    if request.record is None:
+        return ReadSource(serving.run, serving.calls, request, context)
     assert request.key is not None
-    record = run.model.records.get(request.record)
-    if record is None or record.kind not in SUBSCRIBABLE_KINDS:
-        names = [name for name, item in run.model.records.items() if item.kind in SUBSCRIBABLE_KINDS]
-        hint = suggestion(request.record, names)
-        raise Refusal(404, "unknown_record", f"There is no record type {request.record!r}.{hint}")
-    fields = request.fields
+    record = serving.gate.find(request.record)
+    # Before its fields are looked at: what is wrong with them tells which there are.
+    await serving.gate.check(context, record.name, request.key)
+    selection = _selection(serving, record, request.fields)
+    return RecordSource(serving.run, selection, request.key, request.fields)
+
+
+def _selection(serving: Serving, record: RecordModel, fields: list[Any] | None) -> Selection:
+    """What is read of `record`, of open types only. Raises `Refusal` and `Rejected`."""
     if fields is not None and len(fields) > FIELDS_MAX:
         raise Refusal(422, "invalid", f"{len(fields)} fields are asked for; expected at most {FIELDS_MAX}.")
     try:
-        selection = select(run.model, record, fields)
+        selection = select(serving.run.model, record, fields)
     except (DeclarationError, RecursionError) as error:
+        if isinstance(error, UnknownField):
+            serving.gate.check_nested(record.name, {error.record} - {record.name})
         raise Refusal(422, "invalid", str(error), fields={"fields": "can't be read"}) from error
-    return RecordSource(run, selection, request.key, fields)
-
-
-def source_for(run: AppRun, calls: Calls, request: SubscribeRequest, context: Context) -> Source:
-    """The source that a request names; permission is not checked yet."""
-    return record_source(run, request) if request.record is not None else ReadSource(run, calls, request, context)
+    serving.gate.check_nested(record.name, set(_nested_types(selection)))
+    return selection
 
 
 def _watched_by(model: Model, declared: InteractionModel, interaction: Any, context: Context) -> Watched:
@@ -175,8 +186,12 @@ def _limited(selection: Selection) -> bool:
     return any(item.limits is not None for item in nested) or any(_limited(item) for item in below)
 
 
-def _nested_types(selection: Selection) -> Iterator[str]:
+def nested_types(selection: Selection) -> frozenset[str]:
     """The record types below the selected record of which more than the id is read."""
+    return frozenset(_nested_types(selection))
+
+
+def _nested_types(selection: Selection) -> Iterator[str]:
     for link in selection.links.values():
         if not link.id_only:
             yield link.record.name
