@@ -39,7 +39,6 @@ SCALE_MAX = 18
 
 COMPARISONS: frozenset[Operator] = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 ORDERINGS: frozenset[Operator] = frozenset({"lt", "le", "gt", "ge"})
-ARITHMETIC: frozenset[Operator] = frozenset({"add", "sub", "mul", "div"})
 PREDICATES: frozenset[Operator] = COMPARISONS.union(("and", "or", "not", "in", "is_null"))
 """Operators whose result is a bool that is never null."""
 

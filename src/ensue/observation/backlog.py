@@ -159,7 +159,7 @@ def _others(now: str, greatest: str) -> str:
     )
 
 
-def _effects(now: str, name: str, source: str) -> str:
+def _effects(name: str, source: str) -> str:
     target = _EFFECT.format(name=name)
     return (
         f"SELECT 'effect', {name}, {target}, s.state, count(*), max(s.age) FROM {source}"
@@ -169,14 +169,11 @@ def _effects(now: str, name: str, source: str) -> str:
 
 _NOW_SQLITE: Final = STATEMENT_NOW["sqlite"]
 _NOW_POSTGRESQL: Final = STATEMENT_NOW["postgresql"]
-_EFFECTS_SQLITE: Final = Statement(
-    "metrics.effects", _effects(_NOW_SQLITE, "?1", f"({_open(_NOW_SQLITE, '?1')}) AS s"), rows=True
-)
+_EFFECTS_SQLITE: Final = Statement("metrics.effects", _effects("?1", f"({_open(_NOW_SQLITE, '?1')}) AS s"), rows=True)
 _OTHERS_SQLITE: Final = Statement("metrics.others", _others(_NOW_SQLITE, "max"), rows=True)
 _POSTGRESQL: Final = Statement(
     "metrics.backlog",
     _effects(
-        _NOW_POSTGRESQL,
         "n.name",
         "json_array_elements_text($1::text::json) AS n(name)"
         f" CROSS JOIN LATERAL ({_open(_NOW_POSTGRESQL, 'n.name')}) AS s",

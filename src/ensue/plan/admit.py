@@ -58,10 +58,9 @@ def compile_admit(
     record: RecordModel, plans: Sequence[ColumnPlan], checks: Mapping[str, Normalise], classes: Mapping[str, type[Any]]
 ) -> Admit:
     """The function from given values (and the transaction's instant) to a row as a list, id None unless given."""
-    index = {column.name: position for position, column in enumerate(plans)}
     writer = _AdmitWriter(record, checks, classes)
     body = writer.lines(plans)
-    reject = _rejecter(record, checks, index)
+    reject = _Rejecter(record, checks)
     constants: dict[str, Any] = {
         **writer.constants,
         "MISSING": MISSING,
@@ -163,19 +162,20 @@ class _AdmitWriter:
         return self._default_of(self._record.fields[column.name], self._checks[column.name])
 
 
-def _rejecter(record: RecordModel, checks: Mapping[str, Normalise], index: Mapping[str, int]) -> Any:
-    class Rejecter:
-        """Builds the one error for all that is wrong with the values of a new record."""
+class _Rejecter:
+    """Builds the one error for all that is wrong with the values of a new record."""
 
-        def missing(self) -> Any:
-            raise ValueError
+    def __init__(self, record: RecordModel, checks: Mapping[str, Normalise]) -> None:
+        self._record = record
+        self._checks = checks
 
-        def __call__(self, values: Mapping[str, Any]) -> InvalidValue:
-            wrong = dict(_problems(record, checks, values))
-            listed = "; ".join(f"{name}: {why}" for name, why in wrong.items())
-            return InvalidValue(f"{record.name} does not accept: {listed}.", fields=wrong)
+    def missing(self) -> Any:
+        raise ValueError
 
-    return Rejecter()
+    def __call__(self, values: Mapping[str, Any]) -> InvalidValue:
+        wrong = dict(_problems(self._record, self._checks, values))
+        listed = "; ".join(f"{name}: {why}" for name, why in wrong.items())
+        return InvalidValue(f"{self._record.name} does not accept: {listed}.", fields=wrong)
 
 
 def _problems(

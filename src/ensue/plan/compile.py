@@ -141,7 +141,7 @@ def _record(
         local=local,
         encode=row_encoder(columns, layout.dialect),
         decode=row_function([column.decode for column in columns]),
-        statements=record_statements(record.name, table, columns, layout.dialect),
+        statements=record_statements(table, columns, layout.dialect),
         id_family=record.table,
         referrers=tuple(_referrers(layout, record)),
         effects=tuple(

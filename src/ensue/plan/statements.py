@@ -56,7 +56,7 @@ class Text:
         return f"${n}::{self.type_name(column)}" if self.dialect == "postgresql" else f"?{n}"
 
 
-def record_statements(name: str, table: sa.Table, columns: Sequence[ColumnPlan], dialect: Dialect) -> RecordStatements:
+def record_statements(table: sa.Table, columns: Sequence[ColumnPlan], dialect: Dialect) -> RecordStatements:
     """The fixed statements of one record type."""
     text = Text(dialect)
     quoted, listed = text.quote(table.name), ", ".join(text.quote(column.column) for column in columns)

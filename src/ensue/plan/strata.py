@@ -183,15 +183,6 @@ def derived_fields(model: Model) -> Iterator[tuple[str, FieldModel]]:
                 yield record.name, item
 
 
-def existence_heights(heights: Heights, model: Model) -> Mapping[str, int]:
-    """The height of each record type's existence, for those that derive from records."""
-    return {
-        name: heights.of(name, EXISTENCE)
-        for name, item in model.records.items()
-        if item.transform is not None and not item.transform.event
-    }
-
-
 # --- What a change reaches --------------------------------------------------------------------------------------------
 
 Reach = Mapping[str, frozenset[str]]

@@ -18,7 +18,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from ensue.errors import Rejected
 
@@ -139,11 +139,6 @@ def digest(token: str) -> str:
 def same(one: str, other: str) -> bool:
     """Whether two digests are equal, in constant time."""
     return hmac.compare_digest(one.encode(), other.encode())
-
-
-def seconds_of(instant: datetime, lifetime: timedelta) -> int:
-    """The second at which something ends that begins at `instant`."""
-    return int((instant + lifetime).timestamp())
 
 
 def _numbers(content: str, kind: str, count: int) -> list[int] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -286,6 +286,3 @@ def connection_options() -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_SECONDS_MAX,
         "socket_timeout": ANSWER_SECONDS_MAX,
     }
-
-
-OpenLink = Callable[[str], Link]

@@ -57,9 +57,3 @@ def _host_problem(host: str) -> str | None:
     if _NUMERIC.fullmatch(last) and _PLAIN_IPV4.fullmatch(host) is None:
         return "has a host that looks like an address in an unusual form"
     return None
-
-
-def shown_url(url: str) -> str:
-    """The URL for a log or an error: without its query, which may hold a key."""
-    head, question, _ = url.partition("?")
-    return f"{head}?…" if question else head

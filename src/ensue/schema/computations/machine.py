@@ -6,7 +6,6 @@ the first declared one that matches, once per event. Invariant: states have name
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
@@ -292,8 +291,3 @@ def _value(
     raise DeclarationError(
         f"what is the value at the start? The property is {type_}; give it a default, or make it optional."
     )
-
-
-def is_async(function: Any) -> bool:
-    """Whether calling the function gives something to await."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # of an instance

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -21,8 +21,6 @@ from ensue.testing.faults.http_wire import BadRequest, RecordedRequest, head_of,
 from ensue.testing.faults.listener import Peer, abort
 
 WAIT_SECONDS = 10.0
-
-Answering = Callable[[RecordedRequest], Any | Awaitable[Any]]
 
 
 @dataclass(slots=True)
