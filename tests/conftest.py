@@ -8,6 +8,7 @@ that asked for it, with the reason: a skipped test would look like a passed one.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import hypothesis
 import pytest
 
+from ensue.server.logs import QUIET
 from tests.redis_cluster import cluster_url
 from tests.services import Databases, PostgresServer, RedisServer, empty_redis
 from tests.services_nats import NatsServer
@@ -34,6 +36,20 @@ if sys.dont_write_bytecode and sys.pycache_prefix is None:
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2_000, print_blob=True)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    """Puts back what `log_to`, and with it a command in this process, changes for all that comes after."""
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    loggers = [logging.getLogger(name) for name in (*QUIET, "uvicorn", "uvicorn.error", "uvicorn.access")]
+    levels = [logger.level for logger in loggers]
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for logger, before in zip(loggers, levels, strict=True):
+        logger.setLevel(before)
 
 
 @pytest.fixture(scope="session")

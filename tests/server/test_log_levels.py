@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import httpx2
 import pytest
@@ -17,19 +16,10 @@ SECRET = "token-of-somebody"
 
 
 @pytest.fixture
-def loggers() -> Iterator[None]:
-    """Put back what `log_to` changes."""
-    root = logging.getLogger()
-    kept = [*root.handlers], root.level
-    names = [*QUIET, "uvicorn", "uvicorn.error", "uvicorn.access"]
-    levels = {name: logging.getLogger(name).level for name in names}
+def unset(kept_logging: None) -> None:
+    """The levels of HTTP clients' loggers as Python sets them."""
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.NOTSET)
-    yield
-    root.handlers[:] = kept[0]
-    root.setLevel(kept[1])
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 async def called(stream: io.StringIO) -> list[dict[str, str]]:
@@ -40,7 +30,7 @@ async def called(stream: io.StringIO) -> list[dict[str, str]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-@pytest.mark.usefixtures("loggers")
+@pytest.mark.usefixtures("unset")
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])
 async def test_urls_of_http_clients_are_not_shown(level: str) -> None:
     stream = io.StringIO()
@@ -52,7 +42,7 @@ async def test_urls_of_http_clients_are_not_shown(level: str) -> None:
     assert not {line["logger"].partition(".")[0] for line in lines} & {*QUIET}
 
 
-@pytest.mark.usefixtures("loggers")
+@pytest.mark.usefixtures("unset")
 async def test_an_app_that_wants_them_gets_them() -> None:
     logging.getLogger("httpx2").setLevel(logging.INFO)
     stream = io.StringIO()
