@@ -1,6 +1,6 @@
 """Who may use an open transaction, and what is nested in it: the part of `Session` that every driver shares.
 
-Decides ownership (the task that opened it, decision 9), savepoints, and that after a failed statement nothing but a
+Decides ownership (the task that opened it), opening, savepoints, and that after a failed statement nothing but a
 rollback is accepted, on SQLite too, where the database would go on. Leaves the running of statements to the drivers.
 Invariant: what follows a failed statement is never committed unless a savepoint around the failure was rolled back.
 """
@@ -12,12 +12,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
 
 from ensue.errors import Origin, Unavailable, UsageError
 from ensue.store.statement import Run, Statement, Work
 
 T = TypeVar("T")
+S = TypeVar("S", bound="OwnedSession")
 
 BEGIN = Statement("begin", "BEGIN")
 BEGIN_IMMEDIATE = Statement("begin", "BEGIN IMMEDIATE")
@@ -135,6 +137,57 @@ class OwnedSession(ABC):
     @abstractmethod
     async def _drive(self, work: Work[T], *, shielded: bool) -> T:
         """Drive `work`; if `shielded`, to its end even when the task is cancelled meanwhile."""
+
+
+class OpensSessions(Protocol[S]):
+    """What a driver does for `Opening`."""
+
+    async def begin_session(self, transaction: Transaction, /) -> S:
+        """BEGIN."""
+        ...
+
+    async def end_session(self, session: S, /, *, commits: bool) -> None:
+        """COMMIT or ROLLBACK, even if the task is cancelled meanwhile."""
+        ...
+
+    def abandon_session(self, session: S, /) -> None:
+        """Have it rolled back without waiting: its task can't await any more."""
+        ...
+
+
+class Opening(Generic[S]):
+    """`driver.transaction()`: BEGIN on entering, COMMIT or ROLLBACK on leaving."""
+
+    def __init__(self, driver: OpensSessions[S], opened_at: Origin | None) -> None:
+        self._driver = driver
+        self._opened_at = opened_at
+        self._session: S | None = None
+
+    async def __aenter__(self) -> S:
+        refuse_own_transaction(self._driver, "opens another transaction")
+        transaction = Transaction(asyncio.current_task(), self._opened_at)
+        session = self._session = await self._driver.begin_session(transaction)
+        enter_session(self._driver, session)
+        return session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        session = self._session
+        assert session is not None
+        if kind is GeneratorExit:
+            self._driver.abandon_session(session)
+            leave_session(session)
+            return
+        foreign: UsageError | None = None
+        try:
+            session.check_owner("ends")
+        except UsageError as refusal:
+            foreign = refusal
+        leave_session(session)
+        await self._driver.end_session(session, commits=kind is None and foreign is None)
+        if foreign is not None:
+            raise foreign
 
 
 class ReadSession:

@@ -9,16 +9,16 @@ goes back to the pool outside of any transaction, or closed; what was cancelled 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from ensue.errors import DeclarationError, EnsueError, Origin, Unavailable, UsageError
+from ensue.errors import DeclarationError, EnsueError, Unavailable, UsageError
 from ensue.store.driver import Dialect, Observer
 from ensue.store.statement import Call, Request, Run, Statement, Work
 from ensue.store.transaction import (
     BEGIN,
     COMMIT,
     ROLLBACK,
+    Opening,
     OwnedSession,
     ReadSession,
     Transaction,
@@ -176,8 +176,8 @@ class PostgresDriver:
             del self._holders[transaction]
             await self._release(connection)
 
-    def transaction(self) -> "_Opening":
-        return _Opening(self, caller_origin())
+    def transaction(self) -> "Opening[PostgresSession]":
+        return Opening(self, caller_origin())
 
     async def script(self, statements: list[Statement]) -> None:
         await self.write(script(statements))
@@ -218,8 +218,9 @@ class PostgresDriver:
         driving = self._drive(session.connection, work, session.transaction)
         return await (_settled(driving, give_up=session.connection.terminate) if shielded else driving)
 
-    def forget(self, session: "PostgresSession") -> None:
-        """For sessions whose connection was cut."""
+    def abandon_session(self, session: "PostgresSession") -> None:
+        """For `transaction()`: nothing can be awaited any more; the server rolls back when the connection is gone."""
+        session.connection.terminate()
         self._holders.pop(session.transaction, None)
 
     async def _check_version(self) -> None:
@@ -434,43 +435,6 @@ class PostgresSession(OwnedSession):
 
     async def _drive(self, work: Work[T], *, shielded: bool) -> T:
         return await self._driver.drive_in(self, work, shielded=shielded)
-
-
-class _Opening:
-    """`driver.transaction()`: BEGIN on entering, COMMIT or ROLLBACK on leaving."""
-
-    def __init__(self, driver: PostgresDriver, opened_at: Origin | None) -> None:
-        self._driver = driver
-        self._opened_at = opened_at
-        self._session: PostgresSession | None = None
-
-    async def __aenter__(self) -> PostgresSession:
-        refuse_own_transaction(self._driver, "opens another transaction")
-        transaction = Transaction(asyncio.current_task(), self._opened_at)
-        self._session = await self._driver.begin_session(transaction)
-        enter_session(self._driver, self._session)
-        return self._session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        session = self._session
-        assert session is not None
-        if kind is GeneratorExit:
-            # Nothing can be awaited any more; the server rolls back when the connection is gone.
-            session.connection.terminate()
-            self._driver.forget(session)
-            leave_session(session)
-            return
-        foreign: UsageError | None = None
-        try:
-            session.check_owner("ends")
-        except UsageError as refusal:
-            foreign = refusal
-        leave_session(session)
-        await self._driver.end_session(session, commits=kind is None and foreign is None)
-        if foreign is not None:
-            raise foreign
 
 
 def _with_clocks(text: str, clocks: Mapping[str, Callable[[], datetime]]) -> str:

@@ -9,15 +9,15 @@ called in the lanes' threads.
 import asyncio
 from collections.abc import Callable, Generator, Mapping
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, TypeVar
 
 from ensue.background import end_tasks
-from ensue.errors import Origin, Unavailable, UsageError
+from ensue.errors import Unavailable, UsageError
 from ensue.store.driver import Dialect, Observer
 from ensue.store.drivers.sqlite_lane import Errand, Lane, Outbox
 from ensue.store.statement import Request, Run, Statement, Work
 from ensue.store.transaction import (
+    Opening,
     OwnedSession,
     ReadSession,
     Transaction,
@@ -117,7 +117,7 @@ class SqliteDriver:
         try:
             return await self._converse(Errand(work), self._reading)
         finally:
-            self.leave()
+            self._leave()
 
     async def write(self, work: Work[T]) -> T:
         self._refuse_own(work, "starts a write of its own")
@@ -126,10 +126,10 @@ class SqliteDriver:
             transaction = Transaction(asyncio.current_task())
             return await self._converse(Errand(work, transaction, begins=True, ends=True), self._writing)
         finally:
-            self.leave()
+            self._leave()
 
-    def transaction(self) -> "_Opening":
-        return _Opening(self, caller_origin())
+    def transaction(self) -> "Opening[SqliteSession]":
+        return Opening(self, caller_origin())
 
     async def script(self, statements: list[Statement]) -> None:
         await self.write(script(statements))
@@ -145,34 +145,38 @@ class SqliteDriver:
         """For sessions: run an errand of an open transaction, which nothing makes wait."""
         return await self._converse(errand, self._writing, waits=False, shielded=session.shielded)
 
-    async def begin(self, transaction: Transaction) -> None:
-        """For sessions: wait for the writer and BEGIN."""
+    async def begin_session(self, transaction: Transaction) -> "SqliteSession":
+        """For `transaction()`: wait for the writer and BEGIN."""
         self._enter(None)
         errand = Errand(None, transaction, begins=True)
         try:
             await self._converse(errand, self._writing)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and errand.started and errand.error is None:
-                await self.end(transaction, commits=False)
+                await self._end(transaction, commits=False)
             else:
-                self.leave()
+                self._leave()
             raise
+        return SqliteSession(self, transaction)
 
-    async def end(self, transaction: Transaction, *, commits: bool) -> None:
-        """For sessions: COMMIT or ROLLBACK, even if the task is cancelled meanwhile."""
+    async def end_session(self, session: "SqliteSession", *, commits: bool) -> None:
+        """For `transaction()`: COMMIT or ROLLBACK, even if the task is cancelled meanwhile."""
+        await self._end(session.transaction, commits=commits)
+
+    def abandon_session(self, session: "SqliteSession") -> None:
+        """For `transaction()`, whose task can't await any more: ROLLBACK, answered to nobody."""
+        self._writing.put(Errand(None, session.transaction, ends=True, commits=False))
+        self._leave()
+
+    async def _end(self, transaction: Transaction, *, commits: bool) -> None:
         errand = Errand(None, transaction, ends=True, commits=commits)
         try:
             await self._converse(errand, self._writing, waits=False, shielded=True)
         finally:
-            self.leave()
+            self._leave()
 
-    def abandon(self, transaction: Transaction) -> None:
-        """For sessions whose task can't await any more: ROLLBACK, answered to nobody."""
-        self._writing.put(Errand(None, transaction, ends=True, commits=False))
-        self.leave()
-
-    def leave(self) -> None:
-        """For sessions: what was entered is over; `close` waits for the last."""
+    def _leave(self) -> None:
+        """What was entered is over; `close` waits for the last."""
         self._active -= 1
         if not self._active and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
@@ -337,42 +341,6 @@ class SqliteSession(OwnedSession):
     async def _drive(self, work: Work[T], *, shielded: bool) -> T:
         self.shielded = shielded
         return await self._driver.drive_in(self, Errand(work, self.transaction))
-
-
-class _Opening:
-    """`driver.transaction()`: BEGIN on entering, COMMIT or ROLLBACK on leaving."""
-
-    def __init__(self, driver: SqliteDriver, opened_at: Origin | None) -> None:
-        self._driver = driver
-        self._opened_at = opened_at
-        self._session: SqliteSession | None = None
-
-    async def __aenter__(self) -> SqliteSession:
-        refuse_own_transaction(self._driver, "opens another transaction")
-        transaction = Transaction(asyncio.current_task(), self._opened_at)
-        await self._driver.begin(transaction)
-        self._session = SqliteSession(self._driver, transaction)
-        enter_session(self._driver, self._session)
-        return self._session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        session = self._session
-        assert session is not None
-        if kind is GeneratorExit:
-            self._driver.abandon(session.transaction)
-            leave_session(session)
-            return
-        foreign: UsageError | None = None
-        try:
-            session.check_owner("ends")
-        except UsageError as refusal:
-            foreign = refusal
-        leave_session(session)
-        await self._driver.end(session.transaction, commits=kind is None and foreign is None)
-        if foreign is not None:
-            raise foreign
 
 
 def _rows(statement: Statement) -> Generator[Request, Any, Any]:

@@ -5,9 +5,6 @@ Decides the order: first come first served, except that an open transaction has 
 its event loop, and comes back as an errand of its transaction. Leaves meaning and timeouts to `sqlite.py`. Invariants:
 an errand is answered exactly once per leg, after COMMIT if it ends a transaction; between errands no transaction is
 open except `_holder`'s.
-
-Group commit fits in `_next`/`_serve`: errands that begin and end their transaction are independent of each other until
-answered.
 """
 
 import asyncio
