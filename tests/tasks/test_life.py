@@ -17,6 +17,15 @@ from tests.tasks.shop import BatchShop, KnowingShop, Picture, Shop, User, World,
 DONE = TaskUpdate(status="done", result={"url": "u"})
 
 
+class HttpBusy(Exception):
+    """As an HTTP client raises it for a 429: what it was asked for is in the answer's headers."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__("429 Too Many Requests")
+        self.status_code = 429
+        self.headers = {"Retry-After": str(seconds)}
+
+
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[World]:
     async with running(database=database_url) as made:
@@ -219,6 +228,46 @@ async def test_an_unknown_outcome_fails_for_an_operator(lone: World, error: Base
     assert picture.error.startswith("unknown outcome")
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (7, "submit() gave int 7; expected the provider's id of the task as str"),
+        ({"id": "p1"}, "submit() gave dict; expected"),
+        ("", "Submitted(external_id=…) was given str; expected text that is not empty"),
+        (TaskUpdate(status="odd"), "the status 'odd' is none of"),
+    ],
+)
+async def test_a_submission_whose_answer_makes_no_sense_says_so(lone: World, answer: Any, why: str) -> None:
+    lone.shop.on_submit = lambda task, key: answer
+    picture = await lone.after(60, await lone.picture())
+    assert (picture.status, len(lone.shop.submitted)) == ("failed", 1)
+    assert picture.error is not None
+    assert picture.error.startswith("unknown outcome")
+    assert why in picture.error
+
+
+@pytest.mark.parametrize("shop", [Shop, BatchShop])
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, "gave None for a task; expected a TaskUpdate"),
+        ("done", "gave str for a task; expected a TaskUpdate"),
+        (TaskUpdate(status="odd"), "the status 'odd' is none of"),
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_told_and_asked_for_again(
+    shop: type[Shop], answer: Any, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(shop()) as world:
+        picture = await world.picture()
+        world.shop.answers["p1"] = answer
+        picture = await world.after(10, picture)
+        assert picture.status == "processing"
+        assert why in caplog.text
+        world.shop.answers["p1"] = DONE
+        assert (await world.after(30, picture)).status == "completed"
+
+
 async def interrupted(world: World) -> Picture:
     """A picture whose first submission was begun by a worker that died: the row says so, the effect comes again."""
     made = await world.harness.store.create(Picture(prompt="x"))
@@ -298,6 +347,14 @@ async def test_the_provider_says_when_to_ask(lone: World) -> None:
     lone.shop.answers["p1"] = DONE
     picture = await lone.after(120, picture)
     assert picture.status == "completed"
+
+
+async def test_a_status_of_http_says_when_to_ask_as_well(lone: World) -> None:
+    picture = await lone.picture()
+    lone.shop.answers["p1"] = HttpBusy(200)
+    picture = await lone.after(40, picture)
+    picture = await lone.after(150, picture)
+    assert lone.shop.polled == ["p1"]
 
 
 async def test_clients_see_and_cancel_what_they_may(lone: World) -> None:

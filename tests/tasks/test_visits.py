@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from random import Random
 from typing import Any
 
 import pytest
 
-from ensue import Rejected, TaskUpdate, Throttled, Unavailable, UnknownOutcome
+from ensue import Rejected, TaskUpdate, Throttled, Unavailable, UnknownOutcome, UsageError
 from ensue.integrations.tasks.poll_table import Claim, Find, Intent, Row, find_of
 from ensue.integrations.tasks.schedule import Pace, first_pause, next_pause
 from ensue.integrations.tasks.sending import end_of
@@ -92,6 +93,29 @@ def test_a_failed_poll_is_remembered_with_what_it_asked_for() -> None:
     move = after_answer(seen(), Throttled(30), TERMS)
     assert (move.failed, move.retry_after_seconds) == (True, 30)
     assert after_answer(seen(), TaskUpdate(status="odd"), TERMS).failed
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"status": 3}, "TaskUpdate(status=…) was given int 3; expected text (str)."),
+        ({"status": None}, "TaskUpdate(status=…) was given None; expected text (str)."),
+        (
+            {"external_id": 7},
+            "TaskUpdate(external_id=…) was given int 7; expected text that is not empty (str), or None.",
+        ),
+        ({"error": {"code": "secret"}}, "TaskUpdate(error=…) was given dict; expected text (str), or None."),
+        ({"result": ["secret"]}, "TaskUpdate(result=…) was given list; expected a mapping, or None."),
+        ({"progress": "half"}, "(progress=…) was given str; expected a finite number (int or float), or None."),
+        ({"progress": float("nan")}, "(progress=…) was given float nan; expected a finite number"),
+        ({"cost": Decimal("0.5")}, "(cost=…) was given Decimal Decimal('0.5'); expected a finite number"),
+        ({"retry_after_seconds": "5"}, "(retry_after_seconds=…) was given str; expected a finite number"),
+    ],
+)
+def test_what_an_update_does_not_take_is_refused_where_it_is_made(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        TaskUpdate(**{"status": "done", **values})
+    assert told in str(refused.value)
 
 
 class Response:

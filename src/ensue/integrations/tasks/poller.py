@@ -20,14 +20,15 @@ from typing import Any, Final, Self
 from uuid import uuid4
 
 from ensue.background import Background, end_tasks
+from ensue.effects.retry import asked_pause
 from ensue.errors import Unavailable
 from ensue.integrations.tasks.desk import Desk
 from ensue.integrations.tasks.held import held_events
 from ensue.integrations.tasks.poll_table import Claim, Ref, claim, due_in, prune, release, sweep, traces_of
 from ensue.integrations.tasks.recorder import Change
 from ensue.integrations.tasks.schedule import next_pause, spread
-from ensue.integrations.tasks.update import TaskUpdate
-from ensue.integrations.tasks.visits import Move, Seen, after_answer, without_asking
+from ensue.integrations.tasks.update import TaskUpdate, answer_of_poll, answers_of_poll_many
+from ensue.integrations.tasks.visits import Move, Seen, after_answer, said, without_asking
 
 _logger = logging.getLogger("ensue.tasks")
 
@@ -243,21 +244,29 @@ class Poller(Background):
             return dict.fromkeys(ids, error)
         self._desk.condition.note(None)
         missing = LookupError("the answer of poll_many says nothing of it")
-        return {ref: answers.get(external_id, missing) for ref, external_id in ids.items()}
+        return {ref: self._understood(ref, answers.get(external_id, missing)) for ref, external_id in ids.items()}
 
-    async def _answers(self, external_ids: Sequence[str]) -> Mapping[str, TaskUpdate | BaseException]:
+    async def _answers(self, external_ids: Sequence[str]) -> Mapping[str, object]:
         author = self._desk.author
         if self._desk.offers.poll_many:
-            return await author.poll_many(external_ids)
+            return answers_of_poll_many(await author.poll_many(external_ids))
         (external_id,) = external_ids
         return {external_id: await author.poll(external_id)}
+
+    def _understood(self, ref: Ref, answer: object) -> Heard:
+        """The answer for one task, or what is wrong with it, which is told: nobody else would hear of it before the deadline."""
+        try:
+            return answer_of_poll(answer, self._desk.terms.statuses)
+        except Exception as error:  # noqa: BLE001 - logged and kept with the row; a failed poll fails no task
+            _logger.warning("the answer for %s %d is of no use: %s", *ref, said(error))
+            return error
 
     def _failed(self, refs: Iterable[Ref], error: Exception) -> None:
         self._desk.condition.note(error)
         named = ", ".join(f"{type_} {id_}" for type_, id_ in refs)
         _logger.warning("asking after %s failed: %s: %s", named, type(error).__name__, error)
-        pause: object = getattr(error, "retry_after_seconds", None)
-        if isinstance(pause, int | float) and not isinstance(pause, bool) and pause > 0:
+        pause = asked_pause(error)
+        if pause:
             self._held_until = max(self._held_until, self._desk.clock.monotonic_seconds() + pause)
 
     async def _write(self, seen: Seen, move: Move) -> None:

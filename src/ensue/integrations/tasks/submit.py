@@ -15,14 +15,24 @@ from datetime import timedelta
 from typing import Any, Final
 
 from ensue.errors import Unavailable, UnknownOutcome
-from ensue.integrations.tasks.desk import Answer, Desk
+from ensue.integrations.tasks.desk import Desk
 from ensue.integrations.tasks.held import held_events
 from ensue.integrations.tasks.poll_table import Begun, Intent, Outcome, Ref, begin, look
 from ensue.integrations.tasks.recorder import Change
 from ensue.integrations.tasks.schedule import first_pause
 from ensue.integrations.tasks.sending import end_of
 from ensue.integrations.tasks.task import TaskEvent
-from ensue.integrations.tasks.update import Next, Submitted, TaskUpdate, UnknownStatus, is_final, meaning, status_of
+from ensue.integrations.tasks.update import (
+    Next,
+    Submitted,
+    TaskUpdate,
+    UnknownStatus,
+    answer_of_submit,
+    answer_of_verify,
+    is_final,
+    meaning,
+    status_of,
+)
 from ensue.integrations.tasks.visits import UNKNOWN_OUTCOME, final_events, said, task_event
 from ensue.schema.delivery import Receipt
 from ensue.schema.effect import Effect
@@ -54,7 +64,7 @@ class Submitter:
             return await self._interrupted(effect, begun)
         try:
             async with asyncio.timeout(desk.limits.submit_timeout_seconds):
-                answer = await desk.author.submit(effect.record, effect.key)
+                answer = answer_of_submit(await desk.author.submit(effect.record, effect.key), desk.terms.statuses)
         except Exception as error:  # noqa: BLE001 - each is an end of the attempt, and none is lost
             desk.condition.note(error)
             return await self._failed(effect, begun, error)
@@ -69,7 +79,7 @@ class Submitter:
             return False
         if row.key != effect.key or row.phase != "sending":
             return True
-        answer = await desk.author.verify(effect.record, effect.key)
+        answer = answer_of_verify(await desk.author.verify(effect.record, effect.key))
         if answer is None:
             return None
         begun = Begun("unknown", row.submits, row.deadline)
@@ -115,22 +125,23 @@ class Submitter:
             raise UnknownOutcome(text) from error
         values = {"error": text, "attempt": begun.submits, "deadline": begun.deadline}
         await self._write(effect, "settled", [task_event(_ref(effect), "failed", "submit", **values)], error=text)
-        _logger.error("the outcome of %s is unknown and can't be looked up: an operator must decide", effect.key)
+        _logger.error(
+            "the outcome of %s is unknown (%s) and can't be looked up: an operator must decide", effect.key, why
+        )
         return None
 
-    async def _accept(self, effect: Effect[Any], begun: Begun, answer: Answer) -> Receipt | None:
+    async def _accept(self, effect: Effect[Any], begun: Begun, answer: Submitted | TaskUpdate) -> Receipt | None:
         """The provider has it: say so, and how it ended if it did at once."""
         desk, ref = self._desk, _ref(effect)
         update = answer if isinstance(answer, TaskUpdate) else None
-        taken = Submitted(answer) if isinstance(answer, str) else answer
         found = "processing" if update is None else self._meaning(effect, update)
         if found == "resubmit":
             await self._write(effect, "ready", error=f"answered {answer!r}")
             raise Unavailable(
                 f"The provider answered {update.status if update else ''!r}: it is to be submitted again."
             )
-        external_id = taken.external_id
-        cost = taken.cost if update is None else None
+        external_id = answer.external_id
+        cost = answer.cost if update is None else None
         values = {"attempt": begun.submits, "deadline": begun.deadline, "cost": cost}
         if update is not None and not is_final(found):
             values["progress"] = update.progress
@@ -139,7 +150,7 @@ class Submitter:
             events += final_events(ref, update, status_of(found), origin="submit", before="processing")
         elif external_id is not None:
             events += await held_events(desk, [external_id], {external_id: ref})
-        expected = taken.expected_seconds if isinstance(taken, Submitted) else None
+        expected = answer.expected_seconds if isinstance(answer, Submitted) else None
         pause = first_pause(desk.pace, desk.rng, expected_seconds=expected)
         phase: TaskPhase = "settled" if is_final(found) else "waiting"
         ours = await self._keep(effect, phase, events, external_id=external_id, delay=round(pause * 1_000_000))

@@ -1,16 +1,19 @@
 """`Submitted` and `TaskUpdate`: what an integration's author tells the framework of a task.
 
-Decides their fields and how a provider's word for a status becomes ours. Invariant: a word that nobody mapped is an
-error of the call that brought it, never a failure of the task.
+Decides their fields and how a provider's word for a status becomes ours. Invariants: a word that nobody mapped is an
+error of the call that brought it, never a failure of the task; a value of a wrong type is refused where it is given,
+so that no later write fails on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from decimal import Decimal
+from math import isfinite
+from typing import Any, Literal, cast
 
-from ensue.errors import DeclarationError, Problem
+from ensue.errors import DeclarationError, Problem, UsageError
 from ensue.integrations.tasks.states import FINAL, STATUSES, TaskStatus
 
 Next = Literal["processing", "completed", "failed", "cancelled", "resubmit"]
@@ -31,8 +34,9 @@ _OURS: Mapping[str, Next] = {
 class TaskUpdate:
     """Where a task stands, in the provider's word or in ours; a word of the provider's is looked up in `statuses`.
 
-    `progress` is from 0 to 1, `cost` what this attempt cost in the provider's units, `retry_after_seconds` when the
-    provider wants to be asked again. `external_id` is needed only where it was not known before.
+    `progress` is from 0 to 1 (what lies outside is cut), `cost` what this attempt cost in the provider's units,
+    `retry_after_seconds` when the provider wants to be asked again. `external_id` is needed only where it was not known
+    before. Raises `UsageError` for a value of another type.
 
     >>> TaskUpdate(status="completed", result={"url": "https://…"}).status
     'completed'
@@ -47,14 +51,31 @@ class TaskUpdate:
     retry_after_seconds: float | None = None
     note: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_text(self, "status", optional=False)
+        for name in ("error", "external_id", "note"):
+            _check_text(self, name)
+        for name in ("progress", "cost", "retry_after_seconds"):
+            _check_number(self, name)
+        if self.result is not None and not isinstance(cast("object", self.result), Mapping):
+            raise _wrong(self, "result", "a mapping, or None")
+
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The provider took it, under this id. `expected_seconds`: when the first poll makes sense, if it said so."""
+    """The provider took it, under this id. `expected_seconds`: when the first poll makes sense, if it said so.
+
+    Raises `UsageError` for a value of another type.
+    """
 
     external_id: str
     expected_seconds: float | None = None
     cost: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_text(self, "external_id", optional=False)
+        for name in ("expected_seconds", "cost"):
+            _check_number(self, name)
 
 
 class UnknownStatus(LookupError):
@@ -91,3 +112,78 @@ def check_statuses(owner: str, statuses: Mapping[str, str]) -> None:
 def status_of(found: Next) -> TaskStatus:
     """The status that an event says for it."""
     return "queued" if found == "resubmit" else found
+
+
+def answer_of_submit(answer: object, statuses: Mapping[str, str]) -> Submitted | TaskUpdate:
+    """What `submit` gave, a plain id as a `Submitted`.
+
+    Raises `UsageError`, and `UnknownStatus` where there is no id under which a poll could tell more.
+    """
+    if isinstance(answer, str):
+        return Submitted(answer)
+    if isinstance(answer, TaskUpdate) and answer.external_id is None:
+        meaning(answer, statuses)
+    if isinstance(answer, Submitted | TaskUpdate):
+        return answer
+    raise UsageError(
+        f"submit() gave {_shown(answer)}; expected the provider's id of the task as str, a Submitted or a TaskUpdate."
+    )
+
+
+def answer_of_verify(answer: object) -> Submitted | TaskUpdate | bool | None:
+    """What `verify` gave, a plain id as a `Submitted`. Raises `UsageError`."""
+    if answer is None or isinstance(answer, bool):
+        return answer
+    if isinstance(answer, str):
+        return Submitted(answer)
+    if isinstance(answer, Submitted | TaskUpdate):
+        return answer
+    raise UsageError(
+        f"verify() gave {_shown(answer)}; expected the provider's id of the task as str, True, False, or None if that "
+        "can't be said now."
+    )
+
+
+def answers_of_poll_many(answers: object) -> Mapping[str, object]:
+    """What `poll_many` gave, each answer still to be looked at. Raises `UsageError`."""
+    if not isinstance(answers, Mapping):
+        raise UsageError(f"poll_many() gave {_shown(answers)}; expected a mapping of ids to TaskUpdates.")
+    return cast("Mapping[str, object]", answers)
+
+
+def answer_of_poll(answer: object, statuses: Mapping[str, str]) -> TaskUpdate:
+    """What `poll` gave, or `poll_many` for one task. Raises `UsageError`, `UnknownStatus`, or the error that was given."""
+    if isinstance(answer, Exception):
+        raise answer
+    if not isinstance(answer, TaskUpdate):
+        raise UsageError(f"poll() or poll_many() gave {_shown(answer)} for a task; expected a TaskUpdate.")
+    meaning(answer, statuses)
+    return answer
+
+
+def _check_text(given: TaskUpdate | Submitted, name: str, *, optional: bool = True) -> None:
+    value = getattr(given, name)
+    if (optional and value is None) or (isinstance(value, str) and (value or name != "external_id")):
+        return
+    text = "text that is not empty (str)" if name == "external_id" else "text (str)"
+    raise _wrong(given, name, f"{text}, or None" if optional else text)
+
+
+def _check_number(given: TaskUpdate | Submitted, name: str) -> None:
+    value = getattr(given, name)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise _wrong(given, name, "a finite number (int or float), or None")
+
+
+def _wrong(given: object, name: str, expected: str) -> UsageError:
+    return UsageError(
+        f"{type(given).__name__}({name}=…) was given {_shown(getattr(given, name))}; expected {expected}."
+    )
+
+
+def _shown(value: object) -> str:
+    """The kind of a value, and the value itself only where it is a number: what a provider answered may be secret."""
+    kind = type(value).__name__
+    return f"{kind} {value!r}" if isinstance(value, int | float | Decimal) else "None" if value is None else kind

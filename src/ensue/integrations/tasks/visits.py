@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ensue.effects.retry import asked_pause
 from ensue.integrations.tasks.poll_table import Claim
 from ensue.integrations.tasks.states import Origin, TaskStatus
 from ensue.integrations.tasks.update import TaskUpdate, is_final, meaning
@@ -103,8 +104,8 @@ def after_answer(seen: Seen, answer: TaskUpdate | BaseException | None, terms: T
     if answer is None:
         return _go_on(seen, Move("waiting"))
     if isinstance(answer, BaseException):
-        retry_after = getattr(answer, "retry_after_seconds", None)
-        return _go_on(seen, Move("waiting", failed=True, error=said(answer), retry_after_seconds=retry_after))
+        pause = asked_pause(answer)
+        return _go_on(seen, Move("waiting", failed=True, error=said(answer), retry_after_seconds=pause))
     try:
         found = meaning(answer, terms.statuses)
     except LookupError as error:
