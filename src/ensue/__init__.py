@@ -19,6 +19,7 @@ from ensue.errors import (
     Unavailable,
     UnknownOutcome,
     UsageError,
+    WrongResult,
 )
 from ensue.expression.trace import Expr, match, now, total
 from ensue.schema.computations.aggregate import AnyOf, Average, Count, EveryOf, Max, Min, Sum
@@ -202,6 +203,7 @@ __all__ = [
     "Verifier",
     "Webhook",
     "WebhookOptions",
+    "WrongResult",
     "api",
     "consume",
     "define_type",

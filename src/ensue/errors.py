@@ -72,6 +72,15 @@ class UsageError(EnsueError, RuntimeError):
     code = "E0200"
 
 
+class WrongResult(UsageError):
+    """A function that the application gave to ensue returned what can't be used, such as a Transform no mapping.
+
+    A fault of the application and not of who called it: a client is told no more than that something went wrong.
+    """
+
+    code = "E0220"
+
+
 # --- Rejections: they go to the client -------------------------------------------------------------------------------
 
 

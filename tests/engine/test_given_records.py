@@ -15,11 +15,11 @@ from ensue import (
     Many,
     Property,
     Ref,
-    Rejected,
     StateMachine,
     Store,
     Transition,
     UsageError,
+    WrongResult,
 )
 
 
@@ -70,7 +70,7 @@ async def test_a_transition_moves_no_record_of_another_type(app: App) -> None:
     store = app.controller.store
     post, tag = await store.create(Post(title="p")), await store.create(Tag(name="t"))
     assert post.id == tag.id
-    with pytest.raises(Rejected, match=r"gave Tag .*; expected a Post, its id"):
+    with pytest.raises(WrongResult, match=r"gave Tag .*; expected a Post, its id"):
         await app.controller.dispatch(Close(tag=tag))
     assert (await store.get(Post, post.id)).state == "open"
 

@@ -18,7 +18,7 @@ from ensue.engine.events import Event
 from ensue.engine.propagation.customs import fill_initial
 from ensue.engine.propagation.locking import lock_in_order
 from ensue.engine.propagation.machines import run_machines
-from ensue.engine.propagation.transforms import mappings
+from ensue.engine.propagation.transforms import admitted, mappings
 from ensue.engine.propagation.view import remember_rows
 from ensue.engine.read.json_form import json_value
 from ensue.engine.transaction import Transaction
@@ -119,8 +119,8 @@ def _derive(tx: Transaction, events: Sequence[Dispatched]) -> Work[list[Event]]:
             assert transform is not None
             assert transform.function is not None
             result = yield from invoke(tx, transform.function, event.instance)
-            for values in mappings(result, name):
-                drafts.setdefault(name, []).append(plan.admit(values, tx.now))
+            for values in mappings(result, plan):
+                drafts.setdefault(name, []).append(admitted(plan, values, tx.now))
     created: list[Event] = []
     for name, items in drafts.items():
         plan = tx.plan.records[name]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ensue.errors import InvalidValue
+from ensue.errors import InvalidValue, WrongResult
 from ensue.expression.nodes import Column, columns
 from ensue.expression.python import compile_function, source
 from ensue.plan.plan import ColumnPlan
@@ -126,7 +126,9 @@ class _AdmitWriter:
             function = computation.values.get(computation.initial)
             if function is None:
                 return self.constant(normaliser(field.type, optional=True)(computation.initial))
-            return f"{self.constant(normaliser(field.type, optional=field.optional))}({self.constant(function)}(None, None))"
+            check = normaliser(field.type, optional=field.optional)
+            what = f"value= of the initial state {computation.initial!r} of {self._place(field)}"
+            return f"{self.constant(_called(lambda: function(None, None), what, check=check))}()"
         return "None" if field.optional else self.constant(placeholder(field.type))
 
     def _default_of(self, field: FieldModel, check: Normalise) -> str:
@@ -134,8 +136,12 @@ class _AdmitWriter:
         if default is NOW:
             return "now"
         if callable(default):
-            return f"{self.constant(check)}({self.constant(default)}())"
+            what = f"default= of {self._place(field)}"
+            return f"{self.constant(_called(default, what, check=check))}()"
         return self.constant(check(default))
+
+    def _place(self, field: FieldModel) -> str:
+        return f"{self._record.name}.{field.name} ({field.origin})"
 
     def _given(self, column: ColumnPlan, name: str) -> Iterator[str]:
         check = self.constant(self._checks[column.name])
@@ -160,6 +166,22 @@ class _AdmitWriter:
         if default is NO_DEFAULT:
             return "reject.missing()"
         return self._default_of(self._record.fields[column.name], self._checks[column.name])
+
+
+def _called(function: Callable[[], Any], what: str, *, check: Normalise) -> Callable[[], Any]:
+    """A function of the application that makes a value. What goes wrong in it is no fault of the values that were given."""
+
+    def make() -> Any:
+        try:
+            value = function()
+        except (ValueError, TypeError) as error:
+            raise WrongResult(f"The function given as {what} raised {type(error).__name__}: {error}") from error
+        try:
+            return check(value)
+        except (ValueError, TypeError) as error:
+            raise WrongResult(f"The function given as {what} gave a wrong value: {error}.") from error
+
+    return make
 
 
 class _Rejecter:
@@ -194,11 +216,12 @@ def _problems(
         except (ValueError, TypeError) as error:
             yield name, str(error)
     for name in checks:
-        if name not in values and _is_required(record, name):
+        if name not in values and is_required(record, name):
             yield name, "is required"
 
 
-def _is_required(record: RecordModel, name: str) -> bool:
+def is_required(record: RecordModel, name: str) -> bool:
+    """Whether a new record must be given the field or link."""
     link: LinkModel | None = record.links.get(name)
     return not link.has_default if link is not None else record.fields[name].default is NO_DEFAULT
 

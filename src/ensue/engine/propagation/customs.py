@@ -13,7 +13,7 @@ from ensue.engine.propagation.changes import Changes
 from ensue.engine.read.reads import select_fields
 from ensue.engine.transaction import Transaction
 from ensue.engine.writing.apply import lock_rows, write_pairs
-from ensue.errors import InvalidValue
+from ensue.errors import WrongResult
 from ensue.plan.plan import CustomStep, RecordPlan, Row
 from ensue.plan.values import normaliser
 from ensue.schema.computations.custom import SKIP
@@ -68,9 +68,7 @@ def checked(plan: RecordPlan, position: int, value: Any) -> Any:
         return normaliser(field.type, optional=field.optional)(value)
     except (ValueError, TypeError) as error:
         where = f"{plan.name}.{field.name} ({field.origin})"
-        raise InvalidValue(
-            f"The Custom {where} gave a wrong value: {error}.", fields={field.name: str(error)}
-        ) from error
+        raise WrongResult(f"The Custom {where} gave a wrong value: {error}.") from error
 
 
 def run_custom(

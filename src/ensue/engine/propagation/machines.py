@@ -12,7 +12,7 @@ from ensue.engine.events import Event
 from ensue.engine.propagation.view import NEW, OLD, load_crossings
 from ensue.engine.transaction import ROUNDS_MAX, Transaction
 from ensue.engine.writing.apply import lock_rows, write_pairs
-from ensue.errors import InvalidValue, Rejected, UsageError
+from ensue.errors import UsageError, WrongResult
 from ensue.plan.plan import MachinePlan, RecordPlan, Row, TransitionPlan
 from ensue.schema.record import Record
 from ensue.store.statement import Work
@@ -113,9 +113,7 @@ def _value(tx: Transaction, machine: MachinePlan, event: Event, *, state: str, l
         return machine.check(value)
     except (ValueError, TypeError) as error:
         where = f"{machine.record}.{machine.name}"
-        raise InvalidValue(
-            f"The value of state {state!r} of {where} is wrong: {error}", fields={machine.name: str(error)}
-        ) from error
+        raise WrongResult(f"The value= of state {state!r} of {where} gave a wrong value: {error}.") from error
 
 
 def _moves(tx: Transaction, machine: MachinePlan, events: list[Event]) -> Work[list[Move]]:
@@ -155,8 +153,7 @@ def record_ids(named: Any, machine: MachinePlan, transition: TransitionPlan) -> 
     if isinstance(named, list | tuple | set | frozenset):
         items = cast("Iterable[Any]", named)
         return list(dict.fromkeys(id_ for item in items for id_ in record_ids(item, machine, transition)))
-    raise Rejected(
-        "bad_target",
+    raise WrongResult(
         f"record= of a transition of {machine.record}.{machine.name} ({transition.model.origin}) gave {type(named).__name__} "
         f"{named!r}; expected a {machine.record}, its id, several of these, or None.",
     )

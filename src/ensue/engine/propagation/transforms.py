@@ -5,6 +5,7 @@ outputs of every affected source are exactly what the mapping (or function) says
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, cast
 
 from ensue.engine.callbacks import invoke
@@ -14,7 +15,8 @@ from ensue.engine.propagation.view import NEW, id_list, load_crossings
 from ensue.engine.transaction import Transaction
 from ensue.engine.writing.apply import insert_rows, invalid, write_pairs
 from ensue.engine.writing.deletes import delete_rows
-from ensue.errors import Rejected
+from ensue.errors import InvalidValue, WrongResult
+from ensue.plan.admit import is_required
 from ensue.plan.plan import RecordPlan, Row, TransformStep
 from ensue.plan.statements import Text
 from ensue.plan.tables import SLOT_COLUMN, SOURCE_COLUMN
@@ -59,12 +61,21 @@ def _wanted(tx: Transaction, step: TransformStep, edges: dict[int, Images], work
         return wanted
     source = tx.plan.records[step.model.source]
     assert step.model.function is not None
-    defaults = _defaults(tx.plan.records[step.record])
+    plan = tx.plan.records[step.record]
+    defaults, needed = _defaults(plan), _needed(plan)
     for row in sources:
         result = yield from invoke(tx, step.model.function, source.snapshot(row))
-        for slot, values in enumerate(mappings(result, step.record)):
+        for slot, values in enumerate(mappings(result, plan)):
+            if missing := needed - values.keys():
+                raise _lacking(plan, missing)
             wanted[row[0], slot] = {**defaults, **values}
     return wanted
+
+
+def _needed(plan: RecordPlan) -> set[str]:
+    fields, links = plan.model.fields.values(), plan.model.links
+    stored = [item.name for item in fields if item.computation is None]
+    return {name for name in (*stored, *links) if is_required(plan.model, name)}
 
 
 def _defaults(plan: RecordPlan) -> dict[str, Any]:
@@ -77,8 +88,8 @@ def _defaults(plan: RecordPlan) -> dict[str, Any]:
     } | {link.name: None for link in plan.model.links.values() if link.has_default}
 
 
-def mappings(result: Any, record: str) -> Sequence[Mapping[str, Any]]:
-    """What a transform's function gave, as a list of mappings."""
+def mappings(result: Any, plan: RecordPlan) -> Sequence[Mapping[str, Any]]:
+    """What the function of the Transform that derives `plan`'s records gave, as a list of mappings."""
     if result is None:
         return ()
     if isinstance(result, Mapping):
@@ -87,10 +98,32 @@ def mappings(result: Any, record: str) -> Sequence[Mapping[str, Any]]:
         items = cast("Sequence[Any]", result)
         if all(isinstance(item, Mapping) for item in items):
             return items
-    raise Rejected(
-        "bad_transform",
-        f"The Transform that derives {record} gave {cast(Any, result)!r}; expected a mapping of values, a list of them, or None.",
-    )
+    raise _wrong(plan, f"gave {cast(Any, result)!r}; expected a mapping of values, a list of them, or None")
+
+
+def admitted(plan: RecordPlan, values: Mapping[str, Any], now: datetime) -> list[Any]:
+    """A new row of what the function gave.
+
+    Raises WrongResult for names, which are the function's alone, and InvalidValue for values, which may come from the client.
+    """
+    try:
+        return plan.admit(values, now)
+    except InvalidValue as error:
+        known = ", ".join(sorted(plan.normalise))
+        for name in values:
+            if name not in plan.normalise and name != "id":
+                raise _wrong(plan, f"gave {name!r}; what it may give of {plan.name} is: {known}") from error
+        if missing := _needed(plan) - values.keys():
+            raise _lacking(plan, missing) from error
+        raise
+
+
+def _lacking(plan: RecordPlan, missing: set[str]) -> WrongResult:
+    return _wrong(plan, f"gave no {' and no '.join(sorted(missing))}, which {plan.name} needs")
+
+
+def _wrong(plan: RecordPlan, found: str) -> WrongResult:
+    return WrongResult(f"The Transform that derives {plan.name} ({plan.model.origin}) {found}.")
 
 
 def _existing(tx: Transaction, plan: RecordPlan, sources: list[int]) -> Work[dict[tuple[int, int], Row]]:
@@ -117,7 +150,7 @@ def _by_source(tx: Transaction, plan: RecordPlan) -> Statement:
 def _draft(tx: Transaction, plan: RecordPlan, key: tuple[int, int], values: Mapping[str, Any]) -> list[Any]:
     given = {name: value for name, value in values.items() if name not in plan.normalise}
     free = {name: value for name, value in values.items() if name in plan.normalise}
-    draft = plan.admit(free, tx.now)
+    draft = admitted(plan, free, tx.now)
     for position, value in _owned(plan, given).items():
         draft[position] = value
     draft[plan.index[SOURCE_COLUMN]], draft[plan.index[SLOT_COLUMN]] = key
@@ -140,8 +173,7 @@ def _owned(plan: RecordPlan, values: Mapping[str, Any]) -> dict[int, Any]:
     for name, value in values.items():
         check = _check_of(plan, name)
         if check is None:
-            wrong[name] = f"is no stored property or link of {plan.name}"
-            continue
+            raise _wrong(plan, f"gave {name!r}, which is no stored property or link of {plan.name}")
         try:
             found[plan.index[name]] = check(value)
         except (ValueError, TypeError) as error:
