@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Any
 
 import pytest
 
 from ensue import Unavailable
+from ensue.server import body
 from ensue.server.body import DISCARDED_BYTES_MAX
 from tests.server.network import Served, serving, serving_app
 from tests.server.shop import Comment, Post, User, authenticate, make_app
@@ -175,6 +177,16 @@ class TestRefusals:
         response = await shop.http.post("/api/interactions/Register", content=b'{"name": "x"}', headers=headers)
         error_of(response, 415, "unsupported_media_type")
 
+    async def test_what_is_compressed_is_not_accepted(self, shop: Served) -> None:
+        headers = {"content-type": "application/json", "content-encoding": "gzip"}
+        response = await shop.http.post("/api/interactions/Register", content=gzip.compress(b"{}"), headers=headers)
+        assert "Content-Encoding gzip" in error_of(response, 415, "unsupported_media_type")["message"]
+
+    async def test_the_websocket_without_an_upgrade(self, shop: Served) -> None:
+        response = await shop.http.get("/ws")
+        assert "proxy" in error_of(response, 426, "websocket_only")["message"]
+        assert response.headers["upgrade"] == "websocket"
+
     async def test_an_empty_body_is_an_empty_payload(self, shop: Served) -> None:
         response = await shop.http.post("/api/interactions/Register", headers={"content-type": "application/json"})
         assert error_of(response, 422, "invalid")["fields"] == {"name": "is missing"}
@@ -187,7 +199,12 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("retryable", "after"), [(True, "1"), (False, None)])
     async def test_what_can_not_be_done_now(
-        self, shop: Served, monkeypatch: pytest.MonkeyPatch, retryable: bool, after: str | None
+        self,
+        shop: Served,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        retryable: bool,
+        after: str | None,
     ) -> None:
         async def fail(*_: Any, **__: Any) -> Any:
             raise Unavailable("db.internal:5432 refuses", retryable=retryable)
@@ -197,6 +214,8 @@ class TestRefusals:
         error_of(response, 503, "unavailable")
         assert response.headers.get("retry-after") == after
         assert "internal:5432" not in response.text
+        # Nobody else tells whoever runs it why.
+        assert "POST /api/interactions/Register can't be done now: db.internal:5432 refuses" in caplog.text
 
     async def test_conflicts_of_constraints(self, shop: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         async def fail(*_: Any, **__: Any) -> Any:
@@ -238,6 +257,20 @@ class TestSizes:
             writer.write(f"{head}Content-Length: 5000\r\nExpect: 100-continue\r\n\r\n".encode())
             assert (await asyncio.wait_for(reader.readline(), 4)).startswith(b"HTTP/1.1 413")
             writer.close()
+
+    async def test_a_client_that_takes_its_time_is_sent_away(
+        self, shop: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(body, "READ_SECONDS", 0.0)
+        monkeypatch.setattr(body, "READ_BYTES_PER_SECOND", 1 << 30)
+        reader, writer = await asyncio.open_connection("127.0.0.1", shop.port)
+        head = "POST /api/interactions/Register HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        writer.write(f'{head}Content-Length: 12\r\n\r\n{{"na'.encode())
+        # To its end: the connection is closed, though the body is not complete.
+        answer = await asyncio.wait_for(reader.read(), 4)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"too_slow" in answer
+        writer.close()
 
     async def test_what_is_read_stops_soon_after_the_limit(self) -> None:
         asked = 0

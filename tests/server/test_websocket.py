@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ensue import Context
+from ensue import Context, Unavailable
 from tests.server.network import WAIT_SECONDS, Served, Talk, serving_app
 from tests.server.shop import Comment, Post, User, make_app
 
@@ -111,6 +111,21 @@ class TestRequests:
             assert answer["id"] is None
             assert code_of(answer) in ("invalid_json", "invalid_message")
             await silence(talk)
+
+    async def test_the_log_says_why_something_can_not_be_done_now(
+        self, shop: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def fail(*_: Any, **__: Any) -> Any:
+            raise Unavailable("db.internal:5432 refuses", retryable=False)
+
+        async with shop.connect() as talk:
+            monkeypatch.setattr(shop.app.controller, "dispatch", fail)
+            answer = await talk.ask({"id": 1, "type": "interaction", "name": "Register", "payload": {"name": "x"}})
+            assert code_of(answer) == "unavailable"
+            answer = await talk.ask({"id": 2, "type": "subscribe", "read": "ListPosts"})
+            assert code_of(answer) == "unavailable"
+        assert "a WebSocket request can't be done now: db.internal:5432 refuses" in caplog.text
+        assert "a subscription can't be done now: db.internal:5432 refuses" in caplog.text
 
     async def test_requests_run_side_by_side(self, shop: Served) -> None:
         async with shop.connect() as talk:

@@ -1,11 +1,12 @@
-"""What a client is told when something went wrong, the same over HTTP and WebSocket.
+"""What a client is told when something went wrong, the same over HTTP and WebSocket, and what the log is told instead.
 
-Decides the status and the words for each family of errors. Leaves transport and logging to the callers. Invariant: an
-error that is not the client's business tells nothing but that it happened; everything else has a stable `code`.
+Decides the status and the words for each family of errors. Leaves transport to the callers. Invariant: an error that is
+not the client's business tells it nothing but that it happened, and the log why; everything else has a stable `code`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ import msgspec
 from ensue.engine.read.json_form import to_json
 from ensue.errors import ConstraintViolated, NotFound, Rejected, Unavailable
 from ensue.schema.record import Record
+
+logger = logging.getLogger("ensue.server")
 
 INTERNAL = "internal"
 RETRY_AFTER_SECONDS = 1
@@ -87,6 +90,14 @@ def answer_to(error: BaseException) -> ErrorAnswer:
         return ErrorAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "This can't be done now.")
     text = "Something went wrong on the server. The log has it under this request_id."
     return ErrorAnswer(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL, text)
+
+
+def log_failure(what: str, error: Exception, answer: ErrorAnswer) -> None:
+    """Tell the log what `answer` keeps from the client that asked for `what`: what broke, or why it can't be done now."""
+    if answer.is_defect:
+        logger.error("%s failed", what, exc_info=error)
+    elif isinstance(error, Unavailable):
+        logger.warning("%s can't be done now: %s", what, error)
 
 
 def encode(value: Any) -> bytes:

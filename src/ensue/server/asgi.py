@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Unpack
 
 from starlette.datastructures import Headers
@@ -25,7 +26,7 @@ from ensue.clock import SystemClock
 from ensue.errors import Rejected
 from ensue.integrations.api import ANSWER_HEADERS
 from ensue.observation.scrape import may_read
-from ensue.server.answers import ErrorAnswer, Refusal, answer_to, encode
+from ensue.server.answers import ErrorAnswer, Refusal, answer_to, encode, log_failure
 from ensue.server.body import read_body
 from ensue.server.docs.page import DOCS_PAGE, DOCS_POLICY
 from ensue.server.logs import accepted_id, new_id, request_id
@@ -81,6 +82,7 @@ class Server:
             Route("/api/integrations/{namespace}/{name}", self._api, methods=["POST"]),
             Route("/health", self._health, methods=["GET"]),
             WebSocketRoute("/ws", self._websocket),
+            Route("/ws", self._no_websocket, methods=["GET"]),
         ]
         if options.metrics:
             routes.append(Route("/metrics", self._metrics, methods=["GET"]))
@@ -219,6 +221,11 @@ class Server:
         page, content_type = await self._current().run.metrics.page(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": content_type, "cache-control": "no-store"})
 
+    async def _no_websocket(self, _: Request) -> Response:
+        text = "Here is a WebSocket; the request asks for none. A proxy in between has to pass on the header Upgrade."
+        answer = ErrorAnswer(HTTPStatus.UPGRADE_REQUIRED, "websocket_only", text)
+        return error_response(answer, request_id.get(), {"upgrade": "websocket", "connection": "upgrade"})
+
     async def _websocket(self, websocket: WebSocket) -> None:
         try:
             await Client(websocket, self._current()).run()
@@ -259,8 +266,7 @@ class _TellingErrors:
             if started:
                 raise
             answer = answer_of_http(error) if isinstance(error, HTTPException) else answer_to(error)
-            if answer.is_defect:
-                logger.exception("%s %s failed", scope["method"], scope["path"])
+            log_failure(f"{scope['method']} {scope['path']}", error, answer)
             headers = error.headers if isinstance(error, HTTPException) else None
             await error_response(answer, request_id.get(), headers)(scope, receive, send)
         return None
@@ -289,8 +295,11 @@ def error_response(answer: ErrorAnswer, id_: str, headers: Mapping[str, str] | N
     found = dict(headers or {})
     if answer.retry_after_seconds is not None:
         found["retry-after"] = str(answer.retry_after_seconds)
-    if answer.status == 401:
+    if answer.status == HTTPStatus.UNAUTHORIZED:
         found["www-authenticate"] = "Bearer"
+    if answer.status == HTTPStatus.REQUEST_TIMEOUT:
+        # The rest of the request may come yet, for as long as the client likes.
+        found["connection"] = "close"
     return _json(encode(answer.body(id_)), answer.status, found)
 
 

@@ -7,7 +7,6 @@ but that; a repeat is answered as if it were the first.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -29,10 +28,8 @@ from ensue.server.body import read_bytes
 if TYPE_CHECKING:
     from ensue.integrations.inbound.inbox import Inbox
 
-READ_SECONDS_MAX: Final = 20.0
 ADDRESSES_MAX: Final = 10_000
 MINUTE_SECONDS: Final = 60.0
-
 
 _PREFIX: Final = "/api/webhooks/"
 
@@ -80,11 +77,7 @@ class Webhooks:
         who = (endpoint, "" if request.client is None else request.client.host)
         if not self._strangers.may_try(who, per_minute=options.unverified_per_minute):
             raise TooMany
-        try:
-            async with asyncio.timeout(READ_SECONDS_MAX):
-                body = await read_bytes(request, bytes_max=options.max_bytes, limit="the webhook's max_bytes")
-        except TimeoutError:
-            raise Refusal(408, "too_slow", "The body did not come in time.") from None
+        body = await read_bytes(request, bytes_max=options.max_bytes, limit="the webhook's max_bytes")
         # Names may repeat; the signature schemes know no such headers.
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
         try:

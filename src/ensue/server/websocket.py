@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 
 from ensue.errors import Rejected, Unavailable
 from ensue.integrations.connection import Authenticated, BufferedConnection
-from ensue.server.answers import ErrorAnswer, Refusal, answer_to
+from ensue.server.answers import ErrorAnswer, Refusal, answer_to, log_failure
 from ensue.server.live.sources import RecordSource, source_for
 from ensue.server.live.subscriptions import Source
 from ensue.server.logs import accepted_id, request_id
@@ -111,7 +111,8 @@ class Client:
             self.connection.user, self._credentials = await self.serving.known_of(self.websocket)
         except Rejected:
             return self.happened("unauthenticated")
-        except Unavailable:
+        except Unavailable as error:
+            logger.warning("authenticate() of a WebSocket connection can't be done now: %s", error)
             return self.happened("refused")
         except Exception:
             logger.exception("authenticate() failed for a WebSocket connection")
@@ -208,10 +209,9 @@ class Client:
         try:
             with self._told(request):
                 answer = await self._run_request(request)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told what it may know
             found = answer_to(error)
-            if found.is_defect:
-                logger.exception("a WebSocket request failed")
+            log_failure("a WebSocket request", error, found)
             await self.say(self.conversation.failed(request, found))
         else:
             if answer is not None:
@@ -303,6 +303,8 @@ class _Subscription:
 
     async def end(self, error: Exception) -> None:
         client, answer = self._client, answer_to(error)
+        if not answer.is_defect:  # which is logged once for all who subscribed
+            log_failure("a subscription", error, answer)
         client.subscriptions.pop(self.request.id, None)
         conversation = client.conversation
         say = conversation.ended(self.request.id, answer) if self.begun else conversation.failed(self.request, answer)
