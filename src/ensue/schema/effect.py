@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -190,7 +190,7 @@ class EffectDeclaration:
         """The side effect whose content is the bound method."""
         effect = SideEffect(name, self.record, on=self.on, content=content)
         relay = self.options.relay
-        if relay is not None and not isinstance(relay, Nats):
+        if callable(relay):
             relay = partial(relay, content.__self__)
         effect.options = replace(self.options, verify=self._verify(name, content), relay=relay)
         effect.origin = self.origin
@@ -210,7 +210,8 @@ class EffectDeclaration:
                     )
                 )
             return found
-        return None if verify is None else partial(verify, integration)
+        # What can't be called is refused with the other options, when the app starts.
+        return partial(verify, integration) if callable(verify) else verify
 
 
 MethodVerify: TypeAlias = str | Callable[[Any, Effect[E]], Awaitable[Verified]] | None
@@ -255,10 +256,10 @@ def declarations(method: object) -> tuple[EffectDeclaration, ...]:
     return getattr(method, DECLARED, ())
 
 
-def changes(on: Change | Collection[Change]) -> frozenset[Change]:
+def changes(on: object) -> frozenset[Change]:
     """One kind of change or several, as a set. Raises DeclarationError for a word that is none."""
-    found = frozenset((on,)) if isinstance(on, str) else frozenset(on)
-    wrong = sorted(found - {"create", "update", "delete"})
-    if wrong or not found:
+    several = isinstance(on, Collection) and not isinstance(on, str)
+    found = frozenset(cast("Collection[Change]", on if several else (on,)))
+    if not found or found - {"create", "update", "delete"}:
         raise DeclarationError(f"on={on!r}: expected 'create', 'update', 'delete' or several of them.")
     return found

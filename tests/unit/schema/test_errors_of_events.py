@@ -263,6 +263,39 @@ def an_unknown_change_of_a_side_effect() -> Any:
     return Source, {"x.y": SideEffect("y", "Source", on="create", content=content, of=["nothing"])}
 
 
+@case("side effect 'x.y': of='text': expected a list of fields, of=[…].")
+def one_change_of_a_side_effect_by_itself() -> Any:
+    return Source, {"x.y": SideEffect("y", "Source", on="create", content=content, of="text")}
+
+
+@case("side effect 'x.y': fields=Source.text: expected a list of fields, fields=[…].")
+def one_field_of_a_side_effect_by_itself() -> Any:
+    return Source, {"x.y": SideEffect("y", "Source", on="create", content=content, fields=_path("text"))}
+
+
+@case("side effect 'x.y': its content takes () besides self; expected one parameter: `async def content(effect)`.")
+def a_content_without_a_parameter() -> Any:
+    async def nothing() -> None: ...
+
+    taken: Any = nothing
+    return Source, {"x.y": SideEffect("y", "Source", on="create", content=taken)}
+
+
+@case("side effect 'x.y': verify= takes (effect, key) besides self; expected one parameter")
+def a_question_with_two_parameters() -> Any:
+    async def asked(effect: Any, key: str) -> bool:
+        return bool(key)
+
+    question: Any = asked
+    return Source, {"x.y": SideEffect("y", "Source", on="create", content=content, verify=question)}
+
+
+@case("side effect 'x.y': relay= is str; expected Nats(url), or a function of the integration that gives one.")
+def a_relay_that_is_an_address() -> Any:
+    relay: Any = "nats://broker"
+    return Source, {"x.y": SideEffect("y", "Source", on="create", content=content, relay=relay)}
+
+
 @case("side effect 'x.y': where= must be a condition (bool)")
 def a_side_effect_where_that_is_none() -> Any:
     where: Any = lambda s: s.text  # noqa: E731
@@ -327,9 +360,10 @@ def test_a_transform_needs_one_function() -> None:
         Transform(lambda: Source)  # type: ignore[call-overload]
 
 
-def test_a_side_effect_names_changes() -> None:
-    with pytest.raises(DeclarationError, match="on='upsert': expected 'create', 'update', 'delete'"):
-        side_effect(Source, on="upsert")  # type: ignore[arg-type]
+@pytest.mark.parametrize("on", ["upsert", None, [], ["create", 3]])
+def test_a_side_effect_names_changes(on: Any) -> None:
+    with pytest.raises(DeclarationError, match=re.escape(f"on={on!r}: expected 'create', 'update', 'delete'")):
+        side_effect(Source, on=on)
 
 
 def test_a_payload_reference_leads_to_an_entity() -> None:

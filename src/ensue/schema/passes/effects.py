@@ -11,7 +11,7 @@ from ensue.errors import DeclarationError, PlannedError
 from ensue.expression.nodes import Node
 from ensue.expression.records import CollectionType, FieldType
 from ensue.expression.trace import Path, Shape
-from ensue.schema.delivery import Retry, Target
+from ensue.schema.delivery import Nats, Retry, Target
 from ensue.schema.effect import EffectOptions, SideEffect
 from ensue.schema.model import ID_TYPE, EffectModel
 from ensue.schema.passes.build import Build
@@ -52,6 +52,7 @@ def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
         raise PlannedError(f"side effects of globals ({record}) are planned.")
     if not any(inspect.iscoroutinefunction(item) for item in (effect.content, type(effect.content).__call__)):
         raise DeclarationError("its content is not async; expected `async def content(effect)`.")
+    _check_parameter("its content", effect.content, "async def content(effect)")
     _check(options)
     _check_relay(options)
     where = None if options.where is None else _condition(build, options.where, record)
@@ -73,6 +74,16 @@ def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
         if options.delay is None or isinstance(options.delay, timedelta)
         else _delay(build, options.delay, record),
     )
+
+
+def _check_parameter(what: str, function: Any, expected: str) -> None:
+    """Refuse what can't be called with an effect: the first call would be too late, and by then effects wait for it."""
+    taken = inspect.signature(function)
+    try:
+        taken.bind(None)
+    except TypeError:
+        names = ", ".join(taken.parameters)
+        raise DeclarationError(f"{what} takes ({names}) besides self; expected one parameter: `{expected}`.") from None
 
 
 OF_DELIVERY = (
@@ -121,6 +132,9 @@ def _check(options: EffectOptions) -> None:
     """Refuse values that mean nothing, and combinations of which one half would be ignored."""
     _check_limits(options)
     _check_after_commit(options)
+    for name in ("of", "fields"):
+        if not isinstance(getattr(options, name), list | tuple | set | frozenset):
+            raise DeclarationError(f"{name}={getattr(options, name)!r}: expected a list of fields, {name}=[…].")
     if options.poison not in ("skip", "block", "park"):
         raise DeclarationError(f"poison={options.poison!r}: expected 'skip', 'block' or 'park'.")
     if options.order_by is None and (options.coalesce or options.poison != "skip"):
@@ -136,10 +150,10 @@ def _check(options: EffectOptions) -> None:
         raise DeclarationError(f"key_ttl={options.key_ttl!r}: expected how long the other side folds repeats, above 0.")
     if isinstance(options.delay, timedelta) and options.delay < timedelta(0):
         raise DeclarationError(f"delay={options.delay!r}: expected a time that is not negative.")
-    if options.verify is not None and not inspect.iscoroutinefunction(options.verify):
-        wrapped = getattr(options.verify, "func", None)
-        if not inspect.iscoroutinefunction(wrapped):
+    if options.verify is not None:
+        if not inspect.iscoroutinefunction(getattr(options.verify, "func", options.verify)):
             raise DeclarationError("verify= is not async; expected `async def verify(effect)`.")
+        _check_parameter("verify=", options.verify, "async def verify(effect)")
 
 
 DURABLE_ONLY = (
@@ -171,7 +185,12 @@ def _check_after_commit(options: EffectOptions) -> None:
 
 
 def _check_relay(options: EffectOptions) -> None:
-    """Refuse what the table of effects keeps and a broker does not."""
+    """Refuse what is no relay, and what the table of effects keeps and a broker does not."""
+    if options.relay is not None and not isinstance(options.relay, Nats) and not callable(options.relay):
+        found = type(options.relay).__name__
+        raise DeclarationError(
+            f"relay= is {found}; expected Nats(url), or a function of the integration that gives one."
+        )
     given = {
         "order_by=": options.order_by is not None,
         "batch=": options.batch is not None,
