@@ -61,6 +61,11 @@ def to_micros(instant: datetime) -> int:
     return (instant - EPOCH) // _MICROSECOND
 
 
+def whole_micros(span: timedelta) -> int:
+    """The microseconds of a span, exact."""
+    return span // _MICROSECOND
+
+
 def from_micros(micros: int) -> datetime:
     """The aware UTC datetime `micros` microseconds after 1970-01-01."""
     return EPOCH + timedelta(microseconds=micros)

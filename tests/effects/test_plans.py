@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ensue.effects.outbox import Gate, Want, first_after, micros, outcome
-from ensue.effects.sql.claim import CLAIM
+from ensue.effects.sql.claim import CLAIM, PICK
 from ensue.effects.sql.settle import SETTLE
 from ensue.store.effect_table import supersede_params, supersede_statements
 from ensue.store.statement import Statement
@@ -64,9 +64,9 @@ async def test_no_statement_reads_the_whole_table(world: World) -> None:
     if world.driver.dialect == "postgresql":
         plans.append(await plan(world, statements.claim, json(wants), json(gates), "t", micros(30), "w", True))
     else:
-        plans.append(await plan(world, statements.room, json(gates)))
-        plans.append(await plan(world, statements.plain, NAME, 8))
-        plans.append(await plan(world, statements.keyed, NAME, 8, first_after(NAME)))
+        plans.append(await plan(world, PICK.room, json(gates)))
+        plans.append(await plan(world, PICK.plain, NAME, 8))
+        plans.append(await plan(world, PICK.keyed, NAME, 8, first_after(NAME)))
     ends = json([outcome(one, "retry", error=("transient", "x"), parks=True, yields=True) for one in claims])
     plans += [await plan(world, settling.settle, ends), await plan(world, settling.note, ends)]
     plans.append(await plan(world, settling.beat, json([one.lease for one in claims]), micros(30)))

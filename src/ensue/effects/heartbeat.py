@@ -35,9 +35,8 @@ class Rhythm:
     def __post_init__(self) -> None:
         if not 0 < self.beat_seconds * 3 <= self.lease_seconds:
             raise UsageError(
-                f"A lease of {self.lease_seconds} s with a beat every {self.beat_seconds} s: at least three beats"
-                " must fit in a"
-                " lease, or one slow write loses work that is still running."
+                f"A lease of {self.lease_seconds} s with a beat every {self.beat_seconds} s: at least three beats must fit"
+                " in a lease, or one slow write loses work that is still running."
             )
 
 

@@ -12,12 +12,13 @@ from typing import Any, Final
 
 import msgspec
 
-from ensue.clock import from_micros
-from ensue.effects.sql.lists import as_json, change_rows, each, first_number, rows_of, states_of
+from ensue.clock import from_micros, whole_micros
+from ensue.effects.sql.lists import as_json, change_rows, each, rows_of, states_of
 from ensue.errors import NotFound
 from ensue.store.driver import Dialect, Driver
 from ensue.store.effect_table import STATEMENT_NOW, in_list
 from ensue.store.inbox_table import CLOSED, InboxState
+from ensue.store.marks import marks
 from ensue.store.statement import Run, Statement, Work
 
 LIST_LIMIT: Final = 100
@@ -94,16 +95,16 @@ def lease_due(
 ) -> Work[list[LeasedMessage]]:
     """Lease stored messages that are due, the oldest first; those whose lease ran out are due again."""
     now = STATEMENT_NOW[dialect]
-    marks = ("?2", "?3", "?4") if dialect == "sqlite" else ("$2::text", "$3::bigint", "$4::bigint")
+    ours, span, most = marks(dialect, "text", "bigint", "bigint", first=2)
     locked = "" if dialect == "sqlite" else " FOR NO KEY UPDATE SKIP LOCKED"
     text = (
-        f"UPDATE ensue_inbox SET lease_token = {marks[0]}, lease_until = {now} + {marks[1]},"
-        f" available_at = {now} + {marks[1]}, attempt = attempt + 1 WHERE state = 'received' AND id IN"
+        f"UPDATE ensue_inbox SET lease_token = {ours}, lease_until = {now} + {span},"
+        f" available_at = {now} + {span}, attempt = attempt + 1 WHERE state = 'received' AND id IN"
         f" (SELECT id FROM ensue_inbox WHERE state = 'received' AND available_at <= {now} AND endpoint IN"
-        f" ({each(dialect)}) ORDER BY available_at, id LIMIT {marks[2]}{locked})"
+        f" ({each(dialect)}) ORDER BY available_at, id LIMIT {most}{locked})"
         " RETURNING id, endpoint, sender_id, attempt, received_at, body, headers"
     )
-    params = (as_json(endpoints), token, _micros(lease), limit)
+    params = (as_json(endpoints), token, whole_micros(lease), limit)
     rows: list[Any] = yield Run(Statement("ensue_inbox.lease", text, rows=True), params)
     return [
         LeasedMessage(id_, token, endpoint, sender, attempt, from_micros(at), bytes(body), msgspec.json.decode(headers))
@@ -126,24 +127,23 @@ def release_leased(
     Without an `error` the attempt is given back.
     """
     now = STATEMENT_NOW[dialect]
-    marks = ("?3", "?4") if dialect == "sqlite" else ("$3::bigint", "$4::text")
+    pause, why = marks(dialect, "bigint", "text", first=3)
     state = "failed" if failed else "received"
     change = (
-        f"state = '{state}', available_at = {now} + {marks[0]}, error = coalesce({marks[1]}, error),"
-        f" attempt = attempt - CASE WHEN {marks[1]} IS NULL THEN 1 ELSE 0 END"
-        + (f", handled_at = {now}" if failed else "")
+        f"state = '{state}', available_at = {now} + {pause}, error = coalesce({why}, error),"
+        f" attempt = attempt - CASE WHEN {why} IS NULL THEN 1 ELSE 0 END" + (f", handled_at = {now}" if failed else "")
     )
-    rows = yield from _settle(dialect, "release", change, message=message, more=(_micros(delay), error))
+    rows = yield from _settle(dialect, "release", change, message=message, more=(whole_micros(delay), error))
     return bool(rows)
 
 
 def _settle(
     dialect: Dialect, name: str, change: str, *, message: LeasedMessage, more: tuple[Any, ...] = ()
 ) -> Work[list[Any]]:
-    marks = ("?1", "?2") if dialect == "sqlite" else ("$1::bigint", "$2::text")
+    this, ours = marks(dialect, "bigint", "text")
     text = (
         f"UPDATE ensue_inbox SET lease_token = NULL, lease_until = NULL, {change}"
-        f" WHERE id = {marks[0]} AND state = 'received' AND lease_token = {marks[1]} RETURNING id"
+        f" WHERE id = {this} AND state = 'received' AND lease_token = {ours} RETURNING id"
     )
     params = (message.id, message.token, *more)
     return (yield Run(Statement(f"ensue_inbox.{name}", text, rows=True), params))
@@ -163,11 +163,10 @@ async def list_messages(
     limit: int = LIST_LIMIT,
 ) -> list[InboxEntry]:
     """Newest first, at most `limit`; `before_id` pages on."""
-    sqlite = driver.dialect == "sqlite"
-    a, b, c, d = ("?1", "?2", "?3", "?4") if sqlite else ("$1::text", "$2::text", "$3::bigint", "$4::bigint")
+    in_state, at, before, most = marks(driver.dialect, "text", "text", "bigint", "bigint")
     text = (
-        f"SELECT {_ENTRY} FROM ensue_inbox WHERE ({a} IS NULL OR state = {a}) AND ({b} IS NULL OR endpoint = {b})"
-        f" AND ({c} IS NULL OR id < {c}) ORDER BY id DESC LIMIT {d}"
+        f"SELECT {_ENTRY} FROM ensue_inbox WHERE ({in_state} IS NULL OR state = {in_state})"
+        f" AND ({at} IS NULL OR endpoint = {at}) AND ({before} IS NULL OR id < {before}) ORDER BY id DESC LIMIT {most}"
     )
     params = (state, endpoint, before_id, limit)
     return [_entry(row) for row in await driver.read(rows_of(Statement("ensue_inbox.list", text, rows=True), params))]
@@ -185,7 +184,8 @@ async def count_messages(driver: Driver) -> list[InboxCount]:
 
 async def show_message(driver: Driver, id: int) -> InboxDetail:
     """One message. Raises `NotFound`."""
-    text = f"SELECT {_ENTRY}, body, headers FROM ensue_inbox WHERE id = {first_number(driver.dialect)}"
+    (mark,) = marks(driver.dialect, "bigint")
+    text = f"SELECT {_ENTRY}, body, headers FROM ensue_inbox WHERE id = {mark}"
     rows = await driver.read(rows_of(Statement("ensue_inbox.show", text, rows=True), (id,)))
     if not rows:
         raise NotFound(
@@ -220,22 +220,19 @@ async def discard_messages(driver: Driver, ids: Sequence[int]) -> list[int]:
 
 async def prune_inbox(driver: Driver, *, older_than: timedelta = MESSAGES_KEPT) -> int:
     """Remove what was done or discarded longer than `older_than` ago; what failed stays. Answers the number."""
+    (mark,) = marks(driver.dialect, "bigint")
     text = (
         f"DELETE FROM ensue_inbox WHERE state IN {in_list(CLOSED)}"
-        f" AND handled_at < {STATEMENT_NOW[driver.dialect]} - {first_number(driver.dialect)} RETURNING id"
+        f" AND handled_at < {STATEMENT_NOW[driver.dialect]} - {mark} RETURNING id"
     )
     statement = Statement("ensue_inbox.prune", text, rows=True)
-    return len(await driver.write(rows_of(statement, (_micros(older_than),))))
+    return len(await driver.write(rows_of(statement, (whole_micros(older_than),))))
 
 
 async def _change(
     driver: Driver, name: str, change: str, *, states: tuple[InboxState, ...], ids: Sequence[int]
 ) -> list[int]:
     return await change_rows(driver, f"ensue_inbox.{name}", "ensue_inbox", change, states=in_list(states), ids=ids)
-
-
-def _micros(span: timedelta) -> int:
-    return span // timedelta(microseconds=1)
 
 
 def _entry(row: Sequence[Any]) -> InboxEntry:

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from ensue.clock import from_micros
+from ensue.clock import from_micros, whole_micros
 from ensue.effects.sql.conditions import UNSETTLED_KEYED
-from ensue.effects.sql.lists import as_json, change_rows, each, each_id, first_number, rows_of, states_of
+from ensue.effects.sql.lists import as_json, change_rows, each, each_id, rows_of, states_of
 from ensue.effects.states import sources_of, target_of
 from ensue.errors import NotFound
 from ensue.store.driver import Dialect, Driver
 from ensue.store.effect_table import GIVEN_UP, SETTLED, STATEMENT_NOW, TRANSACTION_NUMBER, in_list
+from ensue.store.marks import marks
 from ensue.store.statement import Run, Statement, Work
 
 LIST_LIMIT: Final = 100
@@ -74,11 +75,9 @@ class EffectCount:
 
 
 _ENTRY: Final = (
-    "id, name, key, record, record_id, state, attempt, enqueued_at, available_at, settled_at, worker, order_key,"
-    " position,"
+    "id, name, key, record, record_id, state, attempt, enqueued_at, available_at, settled_at, worker, order_key, position,"
     " error_class, error"
 )
-
 _ENTRY_LENGTH: Final = _ENTRY.count(",") + 1
 _DETAIL: Final = (
     "payload, trace, lease_until, target, cause, cause_id, provider_id, note, failures, doubt, first_sent_at"
@@ -94,11 +93,11 @@ async def list_effects(
     limit: int = LIST_LIMIT,
 ) -> list[EffectEntry]:
     """Newest first, at most `limit`; `before_id` pages on."""
-    marks = _marks(driver.dialect)
+    in_state, named, before, most = marks(driver.dialect, "text", "text", "bigint", "bigint")
     text = (
-        f"SELECT {_ENTRY} FROM ensue_effect WHERE ({marks[0]} IS NULL OR state = {marks[0]})"
-        f" AND ({marks[1]} IS NULL OR name = {marks[1]}) AND ({marks[2]} IS NULL OR id < {marks[2]})"
-        f" ORDER BY id DESC LIMIT {marks[3]}"
+        f"SELECT {_ENTRY} FROM ensue_effect WHERE ({in_state} IS NULL OR state = {in_state})"
+        f" AND ({named} IS NULL OR name = {named}) AND ({before} IS NULL OR id < {before})"
+        f" ORDER BY id DESC LIMIT {most}"
     )
     rows = await driver.read(rows_of(Statement("effect.list", text, rows=True), (state, name, before_id, limit)))
     return [_entry(row) for row in rows]
@@ -113,7 +112,7 @@ async def count_effects(driver: Driver) -> list[EffectCount]:
 
 async def show_effect(driver: Driver, id: int) -> EffectDetail:
     """One effect. Raises `NotFound`."""
-    mark = first_number(driver.dialect)
+    (mark,) = marks(driver.dialect, "bigint")
     text = f"SELECT {_ENTRY}, {_DETAIL} FROM ensue_effect WHERE id = {mark}"
     rows = await driver.read(rows_of(Statement("effect.show", text, rows=True), (id,)))
     if not rows:
@@ -207,8 +206,7 @@ async def prune_effects(driver: Driver, *, older_than: timedelta) -> int:
     Answers the number. With the newest effect of an order key goes its last position, if nothing of the key waits or can be
     started anew: the next effect of the key has position 1 again.
     """
-    age = older_than // timedelta(microseconds=1)
-    removed, newest = await driver.write(_prune(driver.dialect, age))
+    removed, newest = await driver.write(_prune(driver.dialect, whole_micros(older_than)))
     keys = list(newest)
     for start in range(0, len(keys), ORDER_KEYS_AT_ONCE):
         some = {key: newest[key] for key in keys[start : start + ORDER_KEYS_AT_ONCE]}
@@ -218,9 +216,10 @@ async def prune_effects(driver: Driver, *, older_than: timedelta) -> int:
 
 def _prune(dialect: Dialect, age: int) -> Work[tuple[int, dict[str, int]]]:
     """The number, and the highest position of each order key among them. The attempts go with their effects."""
+    (mark,) = marks(dialect, "bigint")
     text = (
         "DELETE FROM ensue_effect WHERE state IN ('done', 'cancelled')"
-        f" AND state IN {in_list(SETTLED)} AND settled_at < {STATEMENT_NOW[dialect]} - {first_number(dialect)}"
+        f" AND state IN {in_list(SETTLED)} AND settled_at < {STATEMENT_NOW[dialect]} - {mark}"
         " RETURNING id, order_key, position"
     )
     rows: list[tuple[int, str | None, int]] = yield Run(Statement("effect.prune", text, rows=True), (age,))
@@ -261,12 +260,6 @@ def forget_order_keys(dialect: Dialect, newest: Mapping[str, int]) -> Work[None]
 async def _change(driver: Driver, transition: str, change: str, ids: Sequence[int]) -> list[int]:
     name, states = f"effect.{transition}", sources_of(transition)
     return await change_rows(driver, name, "ensue_effect", change, states=states, ids=ids)
-
-
-def _marks(dialect: Dialect) -> tuple[str, str, str, str]:
-    if dialect == "sqlite":
-        return "?1", "?2", "?3", "?4"
-    return "$1::text", "$2::text", "$3::bigint", "$4::bigint"
 
 
 def _instant(micros: int | None) -> datetime | None:

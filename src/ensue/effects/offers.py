@@ -7,14 +7,13 @@ ignores that of another server.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from typing import Final
 
+from ensue.clock import whole_micros
 from ensue.effects.outbox import Claim, Due, Gate, Served, Want, first_after, micros
 from ensue.effects.target import Handling
 from ensue.store.effect_table import NEVER
 
-_MICROSECOND: Final = timedelta(microseconds=1)
 PROBE_MARGIN_SECONDS: Final = 5.0
 ANEW_SECONDS: Final = 60.0
 """How often effects are looked for below the floors too: one that was changed by hand may be there."""
@@ -120,4 +119,4 @@ def _gate(name: str, handling: Handling) -> Gate:
 def _served(name: str, handling: Handling) -> Served:
     guard = "ask" if handling.verify is not None else "doubt" if handling.key_ttl is not None else ""
     # `timedelta.max` says "for ever", and is more than the database's integers hold.
-    return Served(name, min(handling.retry.max_age // _MICROSECOND, NEVER), guard, handling.poison)
+    return Served(name, min(whole_micros(handling.retry.max_age), NEVER), guard, handling.poison)

@@ -29,6 +29,7 @@ from ensue.store.effect_table import (
     enqueue_statement,
     in_list,
 )
+from ensue.store.marks import marks
 from ensue.store.statement import Run, Statement, Work
 
 
@@ -186,7 +187,7 @@ async def doubtful_effects(driver: Driver, ids: Sequence[int]) -> list[Doubtful]
 
 async def attempts_of(driver: Driver, id: int) -> list[AttemptEntry]:
     """The attempts of an effect that did not succeed at once, oldest first."""
-    mark = "?1" if driver.dialect == "sqlite" else "$1::bigint"
+    (mark,) = marks(driver.dialect, "bigint")
     text = (
         "SELECT attempt, worker, started_at, ended_at, outcome, error_class, error, provider_id"
         f" FROM ensue_effect_attempt WHERE effect_id = {mark} ORDER BY id"
@@ -201,15 +202,13 @@ async def attempts_of(driver: Driver, id: int) -> list[AttemptEntry]:
 async def progress(driver: Driver, *, last_seconds: float = 10.0) -> list[Progress]:
     """How delivery goes, by name. Counts what is unsettled and what was settled lately, not what is kept."""
     now = STATEMENT_NOW[driver.dialect]
-    mark = "?1" if driver.dialect == "sqlite" else "$1::bigint"
-    counts = ", ".join(f"sum(CASE WHEN state = '{state}' THEN 1 ELSE 0 END)" for state in ("pending", "claimed"))
-    others = ", ".join(
-        f"sum(CASE WHEN state = '{state}' THEN 1 ELSE 0 END)" for state in ("retry_wait", "parked", "unknown")
-    )
+    (mark,) = marks(driver.dialect, "bigint")
+    # In the order of the fields of `Progress`.
+    counted = [(state,) for state in ("pending", "claimed", "retry_wait", "parked", "unknown")] + [SETTLED, ("dead",)]
+    counts = ", ".join(f"sum(CASE WHEN state IN {in_list(states)} THEN 1 ELSE 0 END)" for states in counted)
     columns = "name, state, available_at"
     text = (
-        f"SELECT name, {counts}, {others}, sum(CASE WHEN state IN {in_list(SETTLED)} THEN 1 ELSE 0 END),"
-        " sum(CASE WHEN state = 'dead' THEN 1 ELSE 0 END),"
+        f"SELECT name, {counts},"
         f" {now} - min(CASE WHEN state IN {in_list(CLAIMABLE)} THEN available_at END) FROM"
         f" (SELECT {columns} FROM ensue_effect WHERE state IN {in_list((*CLAIMABLE, 'claimed'))}"
         f" UNION ALL SELECT {columns} FROM ensue_effect WHERE state IN {in_list(SETTLED)} AND settled_at > {now} - {mark}"
@@ -220,7 +219,7 @@ async def progress(driver: Driver, *, last_seconds: float = 10.0) -> list[Progre
 
 
 async def _change(driver: Driver, transition: str, change: str, ids: Sequence[int], *, note: str | None) -> list[int]:
-    mark = "?2" if driver.dialect == "sqlite" else "$2::text"
+    (mark,) = marks(driver.dialect, "text", first=2)
     change = f"state = '{target_of(transition)}', {change}, note = coalesce({mark}, note)"
     name, states = f"effect.{transition}", sources_of(transition)
     return await change_rows(driver, name, "ensue_effect", change, states=states, ids=ids, more=(note,))
@@ -232,6 +231,5 @@ async def unserved_effects(driver: Driver, served: Collection[str]) -> dict[str,
         f"SELECT name, count(*) FROM ensue_effect WHERE state IN {in_list(CLAIMABLE)} AND state NOT IN {in_list(SETTLED)}"
         " GROUP BY name ORDER BY name"
     )
-
     rows = await driver.read(rows_of(Statement("effect.unserved", text, rows=True)))
     return {name: count for name, count in rows if name not in served}

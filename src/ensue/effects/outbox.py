@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ensue.clock import from_micros
-from ensue.effects.sql.claim import ANALYZE, CLAIM
+from ensue.effects.sql.claim import ANALYZE, CLAIM, PICK
 from ensue.effects.sql.lists import as_json
 from ensue.effects.sql.settle import SETTLE
 from ensue.effects.sql.targets import TARGETS, MoveKind
@@ -297,18 +297,17 @@ def claim(dialect: Dialect, turn: Turn) -> Work[tuple[Claim, ...]]:
 
 
 def _claim_on_sqlite(turn: Turn) -> Work[tuple[Claim, ...]]:
-    statements = CLAIM["sqlite"]
     rooms: dict[str, tuple[bool, float | None, int | None]] = {}
     gates = {gate.target: gate for gate in turn.gates}
-    for target, probing, tokens, room in (yield Run(statements.room, (as_json(turn.gates),))):
+    for target, probing, tokens, room in (yield Run(PICK.room, (as_json(turn.gates),))):
         rooms[target] = (bool(probing), tokens if gates[target].limited else None, room)
     found: list[tuple[int, int, bool, Want]] = []
     for want in turn.wants:
         if rooms[want.target][2] == 0:
             continue
-        rows: list[Any] = yield Run(statements.plain, (want.name, want.free * want.batch))
+        rows: list[Any] = yield Run(PICK.plain, (want.name, want.free * want.batch))
         if want.keyed:
-            rows = rows + (yield Run(statements.keyed, (want.name, want.free * want.batch, want.after)))
+            rows = rows + (yield Run(PICK.keyed, (want.name, want.free * want.batch, want.after)))
         found.extend((at - want.priority * 60_000_000, id_, bool(alone), want) for id_, at, alone in rows)
     chosen, calls = _calls(
         turn, sorted(found, key=lambda item: item[:2]), {name: room[2] for name, room in rooms.items()}
@@ -325,8 +324,8 @@ def _claim_on_sqlite(turn: Turn) -> Work[tuple[Claim, ...]]:
         if rooms[target][2] is not None
     ]
     if taken:
-        yield Run(statements.take_room, (as_json(taken), turn.token))
-    claimed = yield Run(statements.claim, (as_json(chosen), turn.lease_micros, turn.worker))
+        yield Run(PICK.take_room, (as_json(taken), turn.token))
+    claimed = yield Run(CLAIM["sqlite"].claim, (as_json(chosen), turn.lease_micros, turn.worker))
     return tuple(_claim_of((*row, rooms[row[-1]][0], 0)) for row in sorted(claimed))
 
 

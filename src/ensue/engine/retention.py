@@ -5,8 +5,10 @@ Effects that were delivered are `ensue.effects.ledger`'s to forget. Invariant: a
 
 from datetime import timedelta
 
+from ensue.clock import whole_micros
 from ensue.store.driver import Driver
 from ensue.store.effect_table import STATEMENT_NOW
+from ensue.store.marks import marks
 from ensue.store.statement import Run, Statement, Work
 
 KEYS_KEPT = timedelta(days=7)
@@ -14,11 +16,10 @@ KEYS_KEPT = timedelta(days=7)
 
 async def prune_idempotency_keys(driver: Driver, *, older_than: timedelta = KEYS_KEPT) -> int:
     """Forget keys stored longer than `older_than` ago: a repeat is then a new request. Answers how many."""
-    age = "$1::bigint" if driver.dialect == "postgresql" else "?1"
+    (age,) = marks(driver.dialect, "bigint")
     text = f"DELETE FROM ensue_idempotency WHERE created_at < {STATEMENT_NOW[driver.dialect]} - {age} RETURNING id"
-    return await driver.write(
-        _count(Statement("ensue_idempotency.prune", text, rows=True), older_than // timedelta(microseconds=1))
-    )
+    statement = Statement("ensue_idempotency.prune", text, rows=True)
+    return await driver.write(_count(statement, whole_micros(older_than)))
 
 
 def _count(statement: Statement, age: int) -> Work[int]:

@@ -33,14 +33,22 @@ from ensue.store.statement import Statement
 class ClaimStatements:
     """All of them return rows.
 
-    `due` (wants) · `walk_end` (name, key after which) · PostgreSQL: `walk_end` (also floor, server), `claim` (wants, gates,
-    token, lease µs, worker, relaxed) · SQLite: `room` (gates), `plain` (name, rows), `keyed` (name, rows, key after which),
-    `take_room` (taken, token), `claim` (picked with their tokens, lease µs, worker).
+    `due` (wants) · `walk_end` (name, key after which; PostgreSQL: also floor, server) · `claim` (PostgreSQL: wants, gates, token,
+    lease µs, worker, relaxed; SQLite: picked with their tokens, lease µs, worker).
     """
 
     due: Statement
     walk_end: Statement
     claim: Statement
+
+
+@dataclass(frozen=True, slots=True)
+class PickStatements:
+    """What comes before `claim` on SQLite, where a statement costs microseconds; on PostgreSQL it is part of that.
+
+    `room` (gates) · `plain` (name, rows) · `keyed` (name, rows, key after which) · `take_room` (taken, token).
+    """
+
     room: Statement
     plain: Statement
     keyed: Statement
@@ -134,13 +142,26 @@ def _sqlite() -> ClaimStatements:
         "(SELECT value ->> 'name' AS name, value ->> 'target' AS target, value ->> 'rate' AS rate,"
         " value ->> 'burst' AS burst, value ->> 'limited' AS limited FROM json_each(?1)) w"
     )
-    tokens = _tokens(now, least="min", greatest="max", of="g")
     picked = "SELECT value ->> 'id' AS id, value ->> 'target' AS target, value ->> 'token' AS token FROM json_each(?1)"
     return ClaimStatements(
         due=_due("sqlite", wants),
         walk_end=read(
             "walk_end", f"WITH {walk('?2', _END_SQLITE)} SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}"
         ),
+        claim=read(
+            "claim",
+            f"UPDATE ensue_effect AS e SET state = '{target_of('claim')}', lease_token = s.token, lease_until = {now} + ?2,"
+            f" worker = ?3, claimed_at = {now}, first_sent_at = coalesce(e.first_sent_at, {now}), target = s.target"
+            f" FROM ({picked}) AS s WHERE e.id = s.id AND {CLAIMABLE_STATE}"
+            f" RETURNING {CLAIMED.replace('e.', '')}, {now}, target",
+        ),
+    )
+
+
+def _picking() -> PickStatements:
+    now = STATEMENT_NOW["sqlite"]
+    tokens = _tokens(now, least="min", greatest="max", of="g")
+    return PickStatements(
         room=read(
             "room",
             f"SELECT g.target, coalesce(t.breaker_state, 'closed') <> 'closed', {tokens}, CASE WHEN NOT {_passable(now)} THEN 0"
@@ -164,20 +185,13 @@ def _sqlite() -> ClaimStatements:
         ),
         take_room=read(
             "take_room",
-            "UPDATE ensue_effect_target AS t SET version = t.version + 1, tokens = s.tokens, "
+            "UPDATE ensue_effect_target AS t SET version = t.version + 1, tokens = s.tokens,"
             f" refilled_at = max(t.refilled_at, {now}),"
             " breaker_state = CASE WHEN s.probe IS NULL THEN t.breaker_state ELSE 'half_open' END,"
             " probe_token = CASE WHEN s.probe IS NULL THEN t.probe_token ELSE ?2 END,"
             f" probe_until = CASE WHEN s.probe IS NULL THEN t.probe_until ELSE {now} + s.probe END"
             " FROM (SELECT value ->> 'target' AS target, value ->> 'tokens' AS tokens, value ->> 'probe' AS probe"
             " FROM json_each(?1)) AS s WHERE t.target = s.target RETURNING target",
-        ),
-        claim=read(
-            "claim",
-            f"UPDATE ensue_effect AS e SET state = '{target_of('claim')}', lease_token = s.token, lease_until = {now} + ?2,"
-            f" worker = ?3, claimed_at = {now}, first_sent_at = coalesce(e.first_sent_at, {now}), target = s.target"
-            f" FROM ({picked}) AS s WHERE e.id = s.id AND {CLAIMABLE_STATE}"
-            f" RETURNING {CLAIMED.replace('e.', '')}, {now}, target",
         ),
     )
 
@@ -197,15 +211,7 @@ def _postgresql() -> ClaimStatements:
             f"WITH {walk('$2::text', _END_POSTGRESQL, floor)} SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}",
         ),
         claim=read("claim", _claim_on_postgresql(now)),
-        room=_NONE,
-        plain=_NONE,
-        keyed=_NONE,
-        take_room=_NONE,
     )
-
-
-_NONE: Final = Statement("effect.none", "", rows=True)
-"""What one statement does on PostgreSQL takes several on SQLite, where each costs microseconds."""
 
 
 def _room(now: str) -> str:
@@ -291,3 +297,4 @@ ANALYZE: Final = Statement("effect.analyze", "ANALYZE (SKIP_LOCKED) ensue_effect
 """Has every session plan anew, for the table as it is. PostgreSQL only."""
 
 CLAIM: Final[Mapping[Dialect, ClaimStatements]] = {"sqlite": _sqlite(), "postgresql": _postgresql()}
+PICK: Final = _picking()

@@ -24,11 +24,6 @@ def each_id(dialect: Dialect) -> str:
     return each(dialect) if dialect == "sqlite" else f"SELECT v::bigint FROM ({each(dialect)}) AS t(v)"
 
 
-def first_number(dialect: Dialect) -> str:
-    """The first parameter, a number."""
-    return "?1" if dialect == "sqlite" else "$1::bigint"
-
-
 def as_json(value: Any) -> str:
     """The parameter that carries `value`."""
     return msgspec.json.encode(value).decode()

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ensue.clock import to_micros
+from ensue.clock import to_micros, whole_micros
 from ensue.engine.events import Event, net_events
 from ensue.engine.propagation.view import NEW, OLD, load_crossings
 from ensue.engine.read.json_form import to_json
@@ -120,7 +120,7 @@ def _durable(tx: Transaction, effect: EffectPlan, event: Event, *, key: str, pay
 def _delay(tx: Transaction, effect: EffectPlan, event: Event) -> Work[tuple[int | None, int | None]]:
     """How long the effect waits in µs, or until which instant in µs since 1970."""
     if isinstance(effect.model.delay, timedelta):
-        return min(effect.model.delay // _MICROSECOND, _DELAY_MAX), None
+        return min(whole_micros(effect.model.delay), _DELAY_MAX), None
     if effect.delay is None:
         return None, None
     side = OLD if event.new is None else NEW
@@ -133,7 +133,6 @@ def _delay(tx: Transaction, effect: EffectPlan, event: Event) -> Work[tuple[int 
     return min(max(0, round(found * 1_000_000)), _DELAY_MAX), None
 
 
-_MICROSECOND = timedelta(microseconds=1)
 _DELAY_MAX = 100 * 365 * 24 * 3600 * 1_000_000
 """A century: what lies beyond is a mistake, and would not fit the calendar."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from ensue.clock import to_micros
+from ensue.clock import to_micros, whole_micros
 from ensue.errors import DeclarationError, Rejected
 from ensue.integrations.inbound.identify import MALFORMED, Identify, check_identify, identify
 from ensue.integrations.inbound.message import lookup
@@ -228,7 +228,7 @@ def _require(keys: Iterable[bytes], content: bytes, given: Sequence[bytes], algo
 def _check_time(text: str, now: datetime, tolerance: timedelta) -> None:
     if not (text.isascii() and text.isdigit() and len(text) <= 12):
         raise _malformed()
-    if abs(int(text) * 1_000_000 - to_micros(now)) > tolerance // timedelta(microseconds=1):
+    if abs(int(text) * 1_000_000 - to_micros(now)) > whole_micros(tolerance):
         raise Rejected(BAD_SIGNATURE)
 
 
