@@ -236,6 +236,32 @@ def test_whether_a_call_may_have_arrived(error: Exception, may_have_arrived: boo
     assert judge(error).ambiguous is may_have_arrived
 
 
+class ClientConnectorDNSError(type("ClientConnectorError", (OSError,), {})):
+    """As an HTTP client derives its errors."""
+
+
+def second_try(first: Exception, second: Exception) -> Exception:
+    """What a function raises that tries another server while it handles the first one's error."""
+    second.__context__ = first
+    return second
+
+
+@pytest.mark.parametrize(
+    ("error", "may_have_arrived"),
+    [
+        (ClientConnectorDNSError("no such name"), False),
+        (ExceptionGroup("two calls", [ConnectionRefusedError(), ConnectionRefusedError()]), False),
+        (ExceptionGroup("two calls", [ConnectionRefusedError(), TimeoutError()]), True),
+        (second_try(ConnectionRefusedError(), ConnectionResetError()), True),
+        (second_try(ConnectionResetError(), ConnectionRefusedError()), False),
+        (second_try(ConnectionRefusedError(), RuntimeError("it can't be had")), False),
+        (second_try(ConnectionResetError(), Unavailable("it can't be had")), True),
+    ],
+)
+def test_whether_one_of_several_calls_may_have_arrived(error: Exception, may_have_arrived: bool) -> None:
+    assert judge(error).ambiguous is may_have_arrived
+
+
 def test_an_outage_of_two_days_uses_up_no_attempt() -> None:
     for failures in range(300):
         age = timedelta(minutes=10 * failures)

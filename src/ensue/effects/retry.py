@@ -6,7 +6,7 @@ up an attempt; a call that may have arrived is not repeated unless the other sid
 """
 
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 from ensue.effects.target import Handling
 from ensue.errors import DeclarationError, NotFound, Rejected, Throttled, Unavailable, UnknownOutcome, UsageError
-from ensue.schema.delivery import ErrorClass, Retry
+from ensue.schema.delivery import ErrorClass
 
 FIRST_STEP_SECONDS: Final = 1.0
 STEP_SECONDS_MAX: Final = 600.0
@@ -43,8 +43,17 @@ _BUGS: Final = (
 )
 _NOT_SENT: Final = (ConnectionRefusedError, socket.gaierror)
 _NOT_SENT_NAMES: Final = frozenset(
-    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError", "ConnectTimeoutError"}
+    {
+        "ConnectError",
+        "ConnectTimeout",
+        "PoolTimeout",
+        "ProxyError",
+        "ClientConnectorError",
+        "ConnectTimeoutError",
+        "ConnectionTimeoutError",
+    }
 )
+_CUT_OFF: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, TimeoutError)
 # Clients raise errors of their own `from None`, with nothing among the causes: httpx, aiohttp, redis-py.
 _NO_ANSWER_NAMES: Final = frozenset(
     {
@@ -121,11 +130,15 @@ def judge(error: BaseException, classify: Callable[[BaseException], ErrorClass |
 
 def _only(error: BaseException) -> BaseException:
     """The one member of a group of one: a function with a `TaskGroup` raises nothing else."""
+    members = _members(error)
+    return _only(members[0]) if len(members) == 1 else error
+
+
+def _members(error: BaseException) -> Sequence[BaseException]:
+    """The errors that a group holds; nothing for any other."""
     if isinstance(error, BaseExceptionGroup):
-        members = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        if len(members) == 1:
-            return _only(members[0])
-    return cast("BaseException", error)
+        return cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return ()
 
 
 def _kind(error: BaseException, pause: float | None) -> ErrorClass:
@@ -144,9 +157,11 @@ def _kind(error: BaseException, pause: float | None) -> ErrorClass:
 
 
 def _without_answer(error: BaseException) -> bool:
-    if isinstance(error, OSError | Unavailable):
-        return True
-    return any(kind.__name__ in _NO_ANSWER_NAMES for kind in type(error).__mro__)
+    return isinstance(error, OSError | Unavailable) or not _NO_ANSWER_NAMES.isdisjoint(_names(error))
+
+
+def _names(error: BaseException) -> Iterator[str]:
+    return (kind.__name__ for kind in type(error).__mro__)
 
 
 def _by_status(status: int) -> ErrorClass:
@@ -209,12 +224,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(item))
         yield item
-        if isinstance(item, BaseExceptionGroup):
-            waiting.extend(cast("BaseExceptionGroup[BaseException]", item).exceptions)
-        if item.__cause__ is not None:
-            waiting.append(item.__cause__)
-        elif item.__context__ is not None and not item.__suppress_context__:
-            waiting.append(item.__context__)
+        waiting.extend(_members(item))
+        if (behind := _behind(item)) is not None:
+            waiting.append(behind)
 
 
 def _not_sent(error: BaseException) -> bool:
@@ -222,11 +234,38 @@ def _not_sent(error: BaseException) -> bool:
     status = http_status(error)
     if status is not None:
         return status < 500 or status in (501, 503)
-    chain = list(_chain(error))
-    if any(isinstance(item, _NOT_SENT) or type(item).__name__ in _NOT_SENT_NAMES for item in chain):
+    if isinstance(error, Unavailable) and _behind(error) is None:
+        # An integration that says so without any other error behind it knows.
         return True
-    # An integration that says so without any other error behind it knows.
-    return len(chain) == 1 and isinstance(error, Unavailable)
+    return never_connected(error)
+
+
+def never_connected(error: BaseException) -> bool:
+    """Whether `error`, or what it stands for, is that there was no connection. Of several errors: whether each is.
+
+    What was cut off later is none, though another try before it found no connection.
+
+    >>> never_connected(ConnectionRefusedError()), never_connected(ConnectionResetError())
+    (True, False)
+    """
+    seen = set[int]()
+    item: BaseException | None = error
+    while item is not None and id(item) not in seen:
+        seen.add(id(item))
+        members = _members(item)
+        if members:
+            return all(map(never_connected, members))
+        if isinstance(item, _NOT_SENT) or not _NOT_SENT_NAMES.isdisjoint(_names(item)):
+            return True
+        if isinstance(item, _CUT_OFF):
+            return False
+        item = _behind(item)
+    return False
+
+
+def _behind(error: BaseException) -> BaseException | None:
+    """What caused an error, or was being handled when it was raised."""
+    return error.__cause__ if error.__suppress_context__ or error.__cause__ is not None else error.__context__
 
 
 def describe(error: BaseException) -> str:
@@ -318,7 +357,6 @@ def step_seconds(attempts: int) -> float:
 __all__ = [
     "Circumstances",
     "Failure",
-    "Retry",
     "Verdict",
     "after_denial",
     "asked_pause",
@@ -326,6 +364,7 @@ __all__ = [
     "describe",
     "http_status",
     "judge",
+    "never_connected",
     "pause_after",
     "step_seconds",
     "storable",
