@@ -33,7 +33,7 @@ from ensue.cli import main
 from tests.inbound.payments import SECRET
 
 if TYPE_CHECKING:
-    from ensue import Controller
+    from ensue import Controller, Schema
 
 HERE = "tests.cli.test_integrations"
 TOLD = {"CRM_URL": "https://crm:pass-phrase@example.org/", "CRM_API_KEY": "key-of-crm", "CRM_HOOK_SECRET": SECRET}
@@ -105,12 +105,27 @@ class Broken(Integration):
         raise OSError("no route to host")
 
 
+class Paged(Integration):
+    pages: int = env("CRM_PAGES", default=1)
+
+
+class Reading(Integration):
+    plan: str = env("READING_PLAN")
+    size: int = env("READING_SIZE", default=1)
+
+    async def configure(self, schema: Schema) -> None:
+        if self.size > 1 and self.plan:
+            pass
+
+
 app = App(
     entities=[Customer, Drawing],
     integrations={"crm": Crm(page_size=20), "drawings": Drawings()},
     database="postgresql://nobody@127.0.0.1:1/never",
 )
 down = App(entities=[Customer], integrations={"down": Down()}, database="sqlite:///:memory:")
+paged = App(entities=[Customer], integrations={"paged": Paged()}, database="sqlite:///:memory:")
+reading = App(entities=[Customer], integrations={"reading": Reading()}, database="sqlite:///:memory:")
 broken = App(entities=[Customer], integrations={"broken": Broken()}, database="sqlite:///:memory:")
 nothing = App(entities=[Customer], database="sqlite:///:memory:")
 
@@ -190,6 +205,32 @@ def test_what_is_missing_is_told_and_nothing_is_connected(
     assert "changed.secret  (MISSING, set CRM_HOOK_SECRET)" in text
     assert "unknown  not asked: CRM_API_KEY, CRM_HOOK_SECRET, CRM_URL must be set first" in text
     assert "API calls     POST /api/integrations/crm/query" in text
+
+
+def test_a_setting_that_can_not_be_read_is_not_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRM_PAGES", "many")
+    assert main(["integrations", f"{HERE}:paged"]) == 1
+    text = capsys.readouterr().out
+    assert "pages  (WRONG, what CRM_PAGES says is no int)" in text
+    # It has no docstring, and that of all integrations is none of its own.
+    assert text.splitlines()[1].startswith("  health        unknown  not asked: CRM_PAGES")
+
+
+def test_a_setting_that_the_schema_needs_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("READING_SIZE", "2")
+    for command in ("integrations", "check", "run"):
+        assert main([command, f"{HERE}:reading"]) == 2
+        assert "reading (Reading).plan is not set. Expected str in the environment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["uploads", "live_streams"])
+def test_what_ours_lack_is_listed(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["integrations", f"examples.{module}:app"]) == 1
+    assert "MISSING, set " in capsys.readouterr().out
 
 
 def test_health_decides_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:

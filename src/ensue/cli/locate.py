@@ -76,7 +76,8 @@ def _import(name: str, where: str) -> Any:
         # A module that the app's module itself fails to import is another matter.
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise
+        file = name.endswith(".py") and f" Did you mean {where.replace('.py:', ':', 1)}?"
         raise CommandError(
-            f"There is no module {error.name!r}, looked for because of {where!r} in {directory} and the installed packages. "
-            "Run ensue in the directory that has it, or install it."
+            f"There is no module {error.name!r}, looked for because of {where!r} in {directory} and the installed packages."
+            f"{file or ' Run ensue in the directory that has it, or install it.'}"
         ) from None

@@ -101,11 +101,11 @@ class ObjectStorage(Integration):
     sweep_every: timedelta | None = env("S3_SWEEP_EVERY", default=None)
 
     async def configure(self, schema: Schema) -> None:
-        self._check_settings()
         for record in (StoredObject, StorageEvent, StorageSweep):
             schema.entities.add(record)
 
     async def setup(self, controller: Controller) -> None:
+        self._check_settings()
         self._controller = controller
         self._store = controller.store
         self.objects: Objects = await self.enter(self._open(), name="objects")

@@ -89,7 +89,6 @@ class VolcStream(Integration):
     renew_on: Mapping[type[Stream], type[Interaction]] = {}
 
     async def configure(self, schema: Schema) -> None:
-        self._refuse_wrong_places()
         self._refuse_wrong_times()
         self._streams = tuple(schema.subclasses(Stream))
         schema.entities.add(StreamRenewal)
@@ -98,6 +97,7 @@ class VolcStream(Integration):
                 schema.property(stream, name).computation = computation
 
     async def setup(self, controller: Controller) -> None:
+        self._refuse_wrong_places()
         self._store = controller.store
 
     def create_side_effects(self) -> list[SideEffect]:

@@ -6,14 +6,15 @@ Invariant: what is described here is what `calls` accepts and gives, as both are
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from ensue.integrations.api import API
 from ensue.integrations.inbound.webhook import Webhook
+from ensue.schema.interaction import Interaction
 from ensue.schema.model import Model
 from ensue.schema.property import MISSING
+from ensue.schema.written.names import described
 from ensue.server.answers import encode
 from ensue.server.docs.schemas import REF, Components, Json, nullable
 from ensue.server.payload import Payload, PayloadMember
@@ -97,7 +98,7 @@ def _types(payloads: Collection[Payload], apis: Mapping[str, Mapping[str, API]])
 
 def _interaction(payload: Payload, components: Components) -> Json:
     interaction = payload.interaction
-    operation = _operation(f"interactions.{interaction.name}", "interactions", inspect.getdoc(interaction.cls) or "")
+    operation = _operation(f"interactions.{interaction.name}", "interactions", described(interaction.cls, Interaction))
     if interaction.reads is None:
         operation["parameters"] = [_KEY_PARAMETER]
     members = {item.name: _member(item, components) for item in payload.members}

@@ -91,8 +91,8 @@ def parse_database_url(text: str) -> DatabaseUrl:
         return _sqlite(text, parts, options)
     if separator and parts.scheme in ("postgresql", "postgres"):
         return _postgres(parts, options)
-    found = f"the scheme {scheme!r}" if separator else "no scheme"
-    raise DeclarationError(f"The database URL has {found}, which is not known. {ACCEPTED}")
+    found = f"has the scheme {scheme!r}, which is not known" if separator else "has no scheme"
+    raise DeclarationError(f"The database URL {found}. {ACCEPTED}")
 
 
 def open_driver(url: DatabaseUrl | str, *, functions: Mapping[str, Callable[..., Any]] | None = None) -> Driver:

@@ -1,6 +1,6 @@
 """`ensue integrations`: the integrations of an app, with what they offer, how they are, and what they were told.
 
-Decides how that is printed, and the exit status: 1 when a setting is missing or an integration is down. Leaves what is
+Decides how that is printed, and the exit status: 1 when a setting is missing or wrong, or an integration is down. Leaves what is
 told to `facts`.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ensue.cli import FOUND, OK
-from ensue.cli.integrations.facts import MISSING, HealthFact, IntegrationFact, SettingFact, gather
+from ensue.cli.integrations.facts import MISSING, WRONG, HealthFact, IntegrationFact, SettingFact, gather
 from ensue.cli.locate import find_app
 
 
@@ -58,6 +58,7 @@ def _setting(item: SettingFact) -> tuple[str, str]:
         "given": "given to the constructor",
         "environment": f"from {item.variable}",
         "default": f"default, or {item.variable}" if item.variable else "default",
+        WRONG: f"WRONG, what {item.variable} says is no {item.type}",
         MISSING: f"MISSING, set {item.variable}" if item.variable else "MISSING, give it to the constructor",
     }[item.origin]
     return item.name, f"{item.value}  ({where})" if item.value is not None else f"({where})"

@@ -7,7 +7,6 @@ among the facts; the app's own database is not touched, and nothing is delivered
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -22,16 +21,20 @@ from ensue.integrations.inbound.consumer import consumer_mark
 from ensue.integrations.inbound.webhook import webhook_mark
 from ensue.integrations.settings.conversion import describe, optional
 from ensue.integrations.settings.environment import HIDDEN, UNSET, EnvSetting, Setting, shown
+from ensue.schema.written.names import described
 
 if TYPE_CHECKING:
     from ensue.app import App, AppRun
 
 _MEMORY: Final = "sqlite:///:memory:"
 MISSING: Final = "missing"
+WRONG: Final = "wrong"
 
 
 class SettingFact(msgspec.Struct, frozen=True):
-    """One setting: `value` as it may be shown, `origin` `"given"`, `"environment"`, `"default"` or `"missing"`."""
+    """One setting: `value` as it may be shown, `origin` `"given"`, `"environment"`, `"default"`, `"missing"`, or `"wrong"`
+    for what the environment says and can't be read.
+    """
 
     name: str
     type: str
@@ -63,8 +66,8 @@ class IntegrationFact(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def well(self) -> bool:
-        """Nothing is missing, and it is not down."""
-        return self.health.up is not False and all(item.origin != MISSING for item in self.settings)
+        """Nothing is missing or wrong, and it is not down."""
+        return self.health.up is not False and not any(item.origin in (MISSING, WRONG) for item in self.settings)
 
 
 async def gather(app: App, *, ask: bool) -> list[IntegrationFact]:
@@ -76,7 +79,9 @@ async def gather(app: App, *, ask: bool) -> list[IntegrationFact]:
         facts = [_fact(run, namespace, HealthFact(None, "not asked")) for namespace in run.integrations.members]
     if not ask:
         return facts
-    lacking = sorted({item.variable or item.name for fact in facts for item in fact.settings if item.origin == MISSING})
+    lacking = sorted(
+        {item.variable or item.name for fact in facts for item in fact.settings if item.origin in (MISSING, WRONG)}
+    )
     if lacking:
         return _with_health(facts, HealthFact(None, f"not asked: {', '.join(lacking)} must be set first"))
     async with AsyncExitStack() as stack:
@@ -98,7 +103,7 @@ def _with_health(facts: list[IntegrationFact], health: HealthFact) -> list[Integ
 def _of_setup(failure: Exception) -> str:
     notes = " ".join(getattr(failure, "__notes__", []))
     said = str(failure) if isinstance(failure, EnsueError) else f"{type(failure).__name__}: {failure}"
-    return f"setting up failed: {said} {notes}".strip()
+    return f"setting up failed: {'. '.join(filter(None, (said.rstrip('.'), notes)))}"
 
 
 def _fact(run: AppRun, namespace: str, health: HealthFact) -> IntegrationFact:
@@ -106,7 +111,7 @@ def _fact(run: AppRun, namespace: str, health: HealthFact) -> IntegrationFact:
     return IntegrationFact(
         namespace=namespace,
         class_name=f"{type(integration).__module__}.{type(integration).__qualname__}",
-        description=(inspect.getdoc(type(integration)) or "").partition("\n")[0],
+        description=described(type(integration), Integration).partition("\n")[0],
         health=health,
         settings=[*_settings(integration), *_embedded(integration)],
         side_effects=_side_effects(run, namespace),
@@ -144,7 +149,7 @@ def _settings(integration: Integration) -> Iterator[SettingFact]:
     for name, setting in integration.__ensue_settings__.items():
         value = vars(integration).get(name, UNSET)
         if value is UNSET:
-            origin = MISSING
+            origin = WRONG if setting.variable and os.environ.get(setting.variable) else MISSING
         elif name not in resolved:
             origin = "given"
         else:

@@ -8,7 +8,8 @@ succeeded is cleaned up exactly once, and whatever one integration entered is cl
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -54,6 +55,7 @@ class IntegrationSet:
         self.reports: list[Problem] = []
         self.failures: list[Failure] = []
         self.endpoints = Endpoints()
+        self._unresolved: list[Problem] = []
         self._surroundings = replace(surroundings, members=self.members)
         # Not the app's clock: a test may hold that one still, and this is about real seconds.
         self._stopwatch = stopwatch if stopwatch is not None else SystemClock()
@@ -77,7 +79,10 @@ class IntegrationSet:
             contract.detach(self._attached.pop())
 
     def resolve_settings(self, environ: Mapping[str, str], *, complete: bool = True) -> None:
-        """Read all settings. Raises one `DeclarationError` with everything missing or wrong, unless not `complete`."""
+        """Read all settings. Raises one `DeclarationError` with everything missing or wrong.
+
+        Unless `complete`, only once an integration reads one of those.
+        """
         problems = [
             problem
             for integration in self.members.values()
@@ -86,6 +91,7 @@ class IntegrationSet:
         # What is created may read settings, which must be there.
         self.endpoints = endpoints_of(self.members, environ, created=not problems)
         problems += self.endpoints.problems
+        self._unresolved = problems
         if complete and problems:
             raise DeclarationError(problems)
 
@@ -96,7 +102,8 @@ class IntegrationSet:
             contract.enter_phase(integration, "configuring")
             began = self._stopwatch.monotonic_seconds()
             try:
-                await integration.configure(schema)
+                with self._resolved():
+                    await integration.configure(schema)
             except Exception as error:
                 error.add_note(
                     f"This happened in configure() of the integration {namespace!r} ({type(integration).__name__})."
@@ -105,12 +112,23 @@ class IntegrationSet:
             self._report_slow(namespace, integration, self._stopwatch.monotonic_seconds() - began)
             claims.take(namespace)
 
+    @contextmanager
+    def _resolved(self) -> Generator[None]:
+        """What is done reads settings: if one has no value, that is told of it."""
+        try:
+            yield
+        except UsageError:
+            if not self._unresolved:
+                raise
+            raise DeclarationError(self._unresolved) from None
+
     def side_effects(self) -> dict[str, SideEffect]:
         """All side effects by qualified name (`"channels.publish"`), in order.
 
         Raises `DeclarationError` for two of one name.
         """
-        found = {namespace: contract.side_effects_of(integration) for namespace, integration in self.members.items()}
+        with self._resolved():
+            found = {name: contract.side_effects_of(integration) for name, integration in self.members.items()}
         _refuse_repeats(
             DUPLICATE_EFFECT, "side effect", {key: [item.name for item in items] for key, items in found.items()}
         )
@@ -118,7 +136,8 @@ class IntegrationSet:
 
     def apis(self) -> dict[str, dict[str, API]]:
         """The API calls by namespace and name. Raises `DeclarationError` for two of one name."""
-        found = {namespace: contract.apis_of(integration) for namespace, integration in self.members.items()}
+        with self._resolved():
+            found = {name: contract.apis_of(integration) for name, integration in self.members.items()}
         _refuse_repeats(DUPLICATE_API, "API call", {key: [item.name for item in items] for key, items in found.items()})
         return {namespace: {item.name: item for item in items} for namespace, items in found.items()}
 

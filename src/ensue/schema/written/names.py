@@ -1,9 +1,11 @@
-"""Names: which are taken, how they are written in the database, and what was probably meant.
+"""Names and descriptions: which names are taken, how they are written in the database, and what was probably meant.
 
-Decides reserved words and spelling; whether two names clash is for `check`. Invariant: pure functions of strings.
+Decides reserved words and spelling, and which docstring is about a class; whether two names clash is for `check`. Invariant:
+nothing but what is given decides.
 """
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable
 
@@ -35,6 +37,14 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" There is: {', '.join(names)}." if names else ""
+
+
+def described(cls: type, root: type) -> str:
+    """The docstring of `cls`, or of the nearest class above it; not that of `root`, which is about all of them."""
+    for each in cls.__mro__[: cls.__mro__.index(root)]:
+        if each.__doc__:
+            return inspect.cleandoc(each.__doc__)
+    return ""
 
 
 def name_problem(name: str, reserved: frozenset[str]) -> str | None:
