@@ -17,9 +17,12 @@ import pytest
 from ensue import App, Effect, Integration, Nats, Rejected, side_effect
 from ensue.app import AppRun
 from ensue.cli.relayed import RelayedRun
+from ensue.clock import SystemClock
 from ensue.effects.ledger import list_effects, retry_effects, show_effect
+from ensue.effects.target import Handling
 from ensue.errors import DeclarationError, UsageError
 from ensue.integrations.relay import returning
+from ensue.integrations.relay import worker as relay_worker
 from ensue.integrations.relay.nats_stream import connect_relay
 from tests.effects.world import query
 from tests.relay.parcels import LEASE_SECONDS, Parcel, app
@@ -376,3 +379,34 @@ def test_names_that_a_broker_refuses_are_refused_where_they_are_written() -> Non
     with pytest.raises(DeclarationError, match="can't hold dots, spaces, slashes or wildcards"):
         Nats("nats://broker", subject="a.b")
     assert "secret" not in repr(Nats("nats://me:secret@broker"))
+
+
+async def test_an_error_of_the_client_that_nobody_knows_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asyncio.Queue[str]()
+
+    class Broken:
+        """A relay whose client fails once in a way of its own."""
+
+        async def subscribe(self, name: str, **_: Any) -> str:
+            asked.put_nowait(name)
+            if asked.qsize() == 1:
+                raise AttributeError("'NoneType' object has no attribute 'write'")
+            return "subscription"
+
+        async def fetch(self, subscription: str, count: int) -> list[Any]:
+            await asyncio.Event().wait()
+            return []
+
+    @contextlib.asynccontextmanager
+    async def connect(_: Nats) -> AsyncIterator[Any]:
+        yield Broken()
+
+    monkeypatch.setattr(relay_worker, "connect_relay", connect)
+    monkeypatch.setattr(relay_worker, "FIRST_PAUSE_SECONDS", 0.0)
+
+    async def deliver(_: object) -> None: ...
+
+    worker = relay_worker.RelayWorker(Nats("nats://nowhere"), {"shop.send": Handling(deliver)}, clock=SystemClock())
+    await worker.start()
+    await until(lambda: asked.qsize() == 2)
+    await worker.stop(grace_seconds=0)

@@ -203,7 +203,7 @@ class Flights:
             # Whatever was raised: what has no end would stay claimed, and renewed, for as long as this process lives.
             for part in flight.parts:
                 if part.end is None:
-                    self._failed(flight, part, self._judged(error, flight.handling))
+                    self._failed(flight, part, judged(error, flight.handling))
             if flight.parts[0].claim.probe and not flight.abandoned:
                 self._move("unprobe", flight.parts[0].claim)
             # Not SystemExit, which functions made for the command line raise: it would end one worker after the other.
@@ -255,7 +255,7 @@ class Flights:
                 # What a cancellation was turned into says nothing of the call, and without a lease there is no other.
                 self._interrupted(flight, error)
                 return
-            failure = self._judged(error, handling)
+            failure = judged(error, handling)
             if len(parts) > 1 and self._to_be_split(flight, failure):
                 _logger.warning("a batch of %d %s failed, one by one now: %s", len(parts), flight.name, failure.message)
                 told = (failure.kind, failure.message)
@@ -304,7 +304,7 @@ class Flights:
             if flight.interrupted:
                 self._interrupted(flight, error)
                 return
-            failure = self._judged(error, handling)
+            failure = judged(error, handling)
         if flight.abandoned:
             return
         self._learn(flight, [part], failure)
@@ -341,7 +341,7 @@ class Flights:
                 part.end = self._released(flight, part)
             else:
                 # The function cancelled itself, through a scope of its own that leaked.
-                self._failed(flight, part, self._judged(error, flight.handling))
+                self._failed(flight, part, judged(error, flight.handling))
 
     def _released(self, flight: _Flight, part: _Part) -> Outcome:
         """What was called may have arrived, and is treated so if it must not simply be repeated."""
@@ -349,17 +349,6 @@ class Flights:
             self._move("unprobe", part.claim)
         doubtful = part.started and flight.handling.guarded
         return outcome(part.claim, "release", doubt=max(part.claim.row.doubt, 1) if doubtful else None)
-
-    def _judged(self, error: BaseException, handling: Handling) -> Failure:
-        if type(error) is TimeoutError and not str(error) and error.__cause__ is not None:
-            message = f"TimeoutError: no end within {handling.timeout_seconds:g} s"
-            return Failure("transient", message, unanswered=True)
-        try:
-            return judge(error, handling.classify)
-        except Exception as defect:
-            # `classify` is an integration's own; it must not decide whether there is an end at all.
-            _logger.exception("classify raised %s; the error is judged without it", type(defect).__name__)
-            return judge(error)
 
     def _since_sent(self, part: _Part) -> timedelta:
         return timedelta(microseconds=part.claim.sent_micros)
@@ -437,6 +426,19 @@ class Flights:
         self._moves.append(Move(kind, claim.target, pause, most, token=claim.turn, names=names))
         if kind == "close" and claim.target in self._windows:
             self._windows[claim.target].reset()
+
+
+def judged(error: BaseException, handling: Handling) -> Failure:
+    """What an error of a call says, by the integration's own word first; a call that was cut off says its time."""
+    if type(error) is TimeoutError and not str(error) and error.__cause__ is not None:
+        message = f"TimeoutError: no end within {handling.timeout_seconds:g} s"
+        return Failure("transient", message, unanswered=True)
+    try:
+        return judge(error, handling.classify)
+    except Exception as defect:
+        # `classify` is an integration's own; it must not decide whether there is an end at all.
+        _logger.exception("classify raised %s; the error is judged without it", type(defect).__name__)
+        return judge(error)
 
 
 def _arrived(claim: Claim, transition: str, receipt: Receipt | None) -> Outcome:

@@ -8,8 +8,8 @@ can be buried, with as much of its error as there is room for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, cast
 
 from ensue.errors import Rejected, Unavailable, UsageError
@@ -202,27 +202,25 @@ async def connect_relay(nats: Nats) -> AsyncGenerator[JetStream]:
         await relay.close()
 
 
-class told:
+@contextmanager
+def told() -> Generator[None]:
     """The client's errors as `Unavailable`: all of them pass, once the server is back."""
+    import nats.errors
+    import nats.js.errors
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        import nats.errors
-        import nats.js.errors
-
-        if isinstance(error, _not_found()):
-            return
-        if isinstance(error, nats.errors.MaxPayloadError):
-            raise Rejected(
-                "effect_too_large",
-                "NATS takes no message of this size. Raise the server's max_payload, or store large values elsewhere and "
-                "let the effect read them by reference.",
-            ) from error
-        if isinstance(error, nats.errors.Error | OSError | nats.js.errors.Error | TimeoutError):
-            text = f"NATS did not answer as it should: {type(error).__name__} {error}".rstrip()
-            raise Unavailable(text, retryable=True) from error
+    try:
+        yield
+    except _not_found():
+        raise
+    except nats.errors.MaxPayloadError as error:
+        raise Rejected(
+            "effect_too_large",
+            "NATS takes no message of this size. Raise the server's max_payload, or store large values elsewhere and "
+            "let the effect read them by reference.",
+        ) from error
+    except (nats.errors.Error, OSError, nats.js.errors.Error, TimeoutError) as error:
+        text = f"NATS did not answer as it should: {type(error).__name__} {error}".rstrip()
+        raise Unavailable(text, retryable=True) from error
 
 
 def _size(headers: Mapping[str, str]) -> int:

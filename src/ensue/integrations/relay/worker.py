@@ -17,8 +17,9 @@ from typing import Any, Final, Literal
 
 from ensue.background import end_tasks
 from ensue.clock import Clock
+from ensue.effects.flights import judged
 from ensue.effects.observe import DeliveryEvent
-from ensue.effects.retry import Circumstances, Failure, decide, describe, judge
+from ensue.effects.retry import Circumstances, Failure, decide, describe
 from ensue.effects.target import EffectRow, Handling
 from ensue.errors import InternalError, Unavailable
 from ensue.integrations.relay.message import from_message
@@ -30,6 +31,7 @@ from ensue.telemetry import Switchboard
 logger = logging.getLogger("ensue.relay")
 
 BEATS_PER_LEASE: Final = 4
+FIRST_PAUSE_SECONDS: Final = 0.5
 RECONNECT_SECONDS_MAX: Final = 10.0
 CANCEL_SECONDS_MAX: Final = 5.0
 
@@ -87,7 +89,7 @@ class RelayWorker:
         await self._stack.aclose()
 
     async def _connected(self) -> JetStream:
-        pause = 0.5
+        pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 return await self._stack.enter_async_context(connect_relay(self._nats))
@@ -102,7 +104,7 @@ class RelayWorker:
         """Keep as many calls of one effect going as its concurrency allows."""
         places = asyncio.Semaphore(target.concurrency)
         subscription: Any = None
-        pause = 0.5
+        pause = FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             await places.acquire()
             free = 1
@@ -116,11 +118,12 @@ class RelayWorker:
                         name, lease_seconds=self._lease_seconds, at_once=target.concurrency
                     )
                 messages = tuple(await relay.fetch(subscription, free))
-                pause = 0.5
-            except Unavailable as error:
-                logger.warning(
-                    "effects of %s can't be taken from the relay, next try in %.1f s: %s", name, pause, error
-                )
+                pause = FIRST_PAUSE_SECONDS
+            except Exception as error:
+                # Whatever it is: nobody else takes this effect in this process.
+                defect = None if isinstance(error, Unavailable) else error
+                text = "effects of %s can't be taken from the relay, next try in %.1f s: %s"
+                logger.warning(text, name, pause, error, exc_info=defect)
                 subscription = None
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RECONNECT_SECONDS_MAX)
@@ -180,7 +183,7 @@ class RelayWorker:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
             # Whatever was raised: a message that only goes back is given to one worker after the other, and ends them all.
-            failure = _judged(error, target)
+            failure = judged(error, target)
             state = await self._failed(relay, message, row, failure=failure, target=target)
             # Not SystemExit, which functions made for the command line raise.
             if isinstance(error, KeyboardInterrupt):
@@ -233,17 +236,6 @@ def _is_cancelled() -> bool:
     """Whether the call is being cancelled; else its function has cancelled itself, by a scope of its own that leaked."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _judged(error: BaseException, target: Handling) -> Failure:
-    if type(error) is TimeoutError and not str(error):
-        return Failure("transient", f"TimeoutError: no end within {target.timeout_seconds:g} s")
-    try:
-        return judge(error, target.classify)
-    except Exception as defect:
-        # `classify` is an integration's own; it must not decide whether there is an end at all.
-        logger.exception("classify raised %s; the error is judged without it", type(defect).__name__)
-        return judge(error)
 
 
 def _fields(row: EffectRow) -> dict[str, Any]:
