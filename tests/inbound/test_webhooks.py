@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from ensue import App, DeclarationError, Integration, StripeSignature, env, webhook
+from ensue import App, DeclarationError, Integration, StripeSignature, consume, env, webhook
 from ensue.clock import ManualClock
 from ensue.errors import Unavailable
 from ensue.server.webhooks import Strangers
@@ -255,6 +255,52 @@ async def test_a_secret_that_is_none_stops_the_start(sqlite_url: str) -> None:
     assert "hush" not in str(raised.value)
     with pytest.raises(DeclarationError, match="has no secret"):
         async with shop(sqlite_url, integrations={"cards": Cards(stripe_secret="")}).run(env={}):
+            pass
+
+
+async def test_an_endpoint_that_could_not_take_its_first_message_is_refused(sqlite_url: str) -> None:
+    scheme: Any = StripeSignature
+    limit: Any = "5"
+    path: Any = 5
+
+    class Odd(Integration):
+        @webhook(verify=StripeSignature(secret="s"))  # type: ignore[arg-type]
+        async def silent(self) -> None: ...
+
+        @webhook(verify=scheme)  # type: ignore[arg-type]
+        def waiting(self, message: Any) -> None: ...
+
+        @webhook(verify=StripeSignature(secret="s"), path=path, max_bytes=limit, timeout_seconds=limit)
+        async def worded(self, message: Any) -> None: ...
+
+        @consume("redis", stream="s", url="redis://x", batch=limit)  # type: ignore[arg-type]
+        async def streamed(self, message: Any, ctx: Any) -> None: ...
+
+    with pytest.raises(DeclarationError) as raised:
+        async with shop(sqlite_url, integrations={"odd": Odd()}):
+            pass
+    texts = [problem.message for problem in raised.value.problems]
+    assert texts == [
+        "The webhook odd.silent: takes () besides self; expected `async def name(self, message)`.",
+        "The webhook odd.waiting: is not async; expected `async def name(self, message)`.",
+        *[text for text in texts if text.startswith("The webhook odd.waiting: has verify=<class ")],
+        "The webhook odd.worded: has max_bytes='5'; expected a number that is at least 1.",
+        "The webhook odd.worded: has timeout_seconds='5'; expected more than 0 and at most 60.",
+        "The webhook odd.worded: has the path 5; expected one part of letters, digits, '-', '_' and '.'.",
+        "The consumer odd.streamed takes (message, ctx) besides self; expected `async def name(self, message)`.",
+        "The consumer odd.streamed has batch='5'; expected a number that is at least 1.",
+    ]
+
+
+async def test_what_creates_no_endpoints_is_told_what_to_give(sqlite_url: str) -> None:
+    class Nothing(Integration):
+        def create_webhooks(self) -> Any:
+            return None
+
+    with pytest.raises(
+        DeclarationError, match=r"Nothing.create_webhooks\(\) gave a NoneType; expected a list of Webhook"
+    ):
+        async with shop(sqlite_url, integrations={"nothing": Nothing()}):
             pass
 
 

@@ -117,6 +117,8 @@ class API:
         self.function = function
         self.allow_anonymous = allow_anonymous
         self.origin = _origin(function)
+        if not isinstance(allow_anonymous, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise self._refusal(f"has allow_anonymous={allow_anonymous!r}; expected True or False.")
         self.parameters, self.result = self._read_signature(names or {})
         self.payload = _payload_type(name, self.parameters)
         self.description = inspect.getdoc(function) or ""
@@ -161,13 +163,24 @@ class API:
         if not inspect.iscoroutinefunction(self.function):
             raise self._refusal("is not an async function. Write `async def`.")
         declared = list(inspect.signature(self.function).parameters.values())
-        if not declared or declared[0].kind not in (_PLAIN, inspect.Parameter.POSITIONAL_ONLY):
+        if not declared or not self._is_context(declared[0], names):
             raise self._refusal(
                 "takes no Context. Its first parameter is the Context: `async def name(self, ctx: Context, ...)`."
             )
         parameters = tuple(self._parameter(item, names) for item in declared[1:])
         result = inspect.signature(self.function).return_annotation
         return parameters, Any if result is inspect.Signature.empty else self._type("the result", result, names)
+
+    def _is_context(self, item: inspect.Parameter, names: Mapping[str, Any]) -> bool:
+        from ensue.schema.effect import Context
+
+        if item.kind not in (_PLAIN, inspect.Parameter.POSITIONAL_ONLY):
+            return False
+        try:
+            kind = evaluate(item.annotation, module=getattr(self.function, "__module__", ""), names=names)
+        except NameError:
+            return True  # a name that is imported for type checkers only
+        return kind in (REQUIRED, Any, object) or (isinstance(kind, type) and issubclass(kind, Context))
 
     def _parameter(self, item: inspect.Parameter, names: Mapping[str, Any]) -> Parameter:
         if item.kind not in (_PLAIN, inspect.Parameter.KEYWORD_ONLY):

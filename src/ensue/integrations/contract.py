@@ -326,7 +326,7 @@ def side_effects_of(integration: Integration) -> list[SideEffect]:
         for name, function in members_of(type(integration))
         for number, declaration in enumerate(declarations(function), start=1)
     ]
-    return decorated + _created(integration, "create_side_effects", SideEffect)
+    return decorated + created_by(integration, "create_side_effects", SideEffect)
 
 
 def apis_of(integration: Integration) -> list[API]:
@@ -336,10 +336,11 @@ def apis_of(integration: Integration) -> list[API]:
         for name, function in members_of(type(integration))
         if (mark := api_mark(function)) is not None
     ]
-    return decorated + _created(integration, "create_apis", API)
+    return decorated + created_by(integration, "create_apis", API)
 
 
-def _created(integration: Integration, method: str, kind: type[T]) -> list[T]:
+def created_by(integration: Integration, method: str, kind: type[T]) -> list[T]:
+    """What `create_side_effects` or another `create_…` of an integration gave. Raises `DeclarationError`."""
     found: Any = getattr(integration, method)()
     what = f"a {type(found).__name__}"
     if inspect.iscoroutine(found):

@@ -145,6 +145,9 @@ def test_types_of_the_enclosing_function_are_found() -> None:
 async def not_async_context() -> None: ...
 
 
+async def without_context(task_id: int) -> None: ...
+
+
 async def untyped(ctx: Context, thing) -> None: ...  # type: ignore[no-untyped-def]
 
 
@@ -164,6 +167,7 @@ def not_async(ctx: Context) -> None: ...
     ("function", "message"),
     [
         (not_async_context, "takes no Context"),
+        (without_context, "takes no Context"),
         (untyped, "parameter thing without a type"),
         (starred, "named fields only"),
         (opaque, "take its id"),
@@ -177,3 +181,11 @@ def test_functions_that_cannot_be_offered_are_refused_with_advice(function: Any,
     origin = caught.value.problems[0].origin
     assert origin is not None
     assert origin.file == __file__
+
+
+def test_who_may_call_is_said_with_true_or_false() -> None:
+    async def ping(ctx: Context) -> None: ...
+
+    word: Any = "no"
+    with pytest.raises(DeclarationError, match="has allow_anonymous='no'; expected True or False"):
+        API("ping", ping, allow_anonymous=word)

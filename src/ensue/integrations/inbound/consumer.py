@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 from ensue.errors import DeclarationError, Origin, Problem
 from ensue.integrations.inbound.identify import Identify, check_identify
 from ensue.integrations.inbound.message import Inbound
-from ensue.integrations.inbound.webhook import TIMEOUT_SECONDS, TIMEOUT_SECONDS_MAX, WRONG_ENDPOINT, Receive
+from ensue.integrations.inbound.webhook import TIMEOUT_SECONDS, WRONG_ENDPOINT, Receive, wrong_function, wrong_numbers
 from ensue.integrations.settings.environment import env
 from ensue.schema.incoming import Incoming
 
@@ -91,14 +91,10 @@ class Consumer:
     def problems(self, namespace: str) -> list[Problem]:
         """What is wrong with it, once settings are resolved."""
         options = self.options
-        found: list[str] = []
-        if min(options.max_attempts, options.batch, options.redeliver_seconds) < 1:
-            shown = f"{options.max_attempts}, batch={options.batch}, redeliver_seconds={options.redeliver_seconds}"
-            found.append(f"has max_attempts={shown}; each must be at least 1.")
-        if not 0 < options.timeout_seconds <= TIMEOUT_SECONDS_MAX:
-            found.append(
-                f"has timeout_seconds={options.timeout_seconds}; expected more than 0 and at most {TIMEOUT_SECONDS_MAX:g}."
-            )
+        found = [
+            *wrong_function(self.function),
+            *wrong_numbers(options, above_zero=("max_attempts", "batch", "redeliver_seconds")),
+        ]
         schemes = _SCHEMES[type(self.place)]
         if not isinstance(options.url, str) or options.url.partition("://")[0] not in schemes:  # pyright: ignore[reportUnnecessaryIsInstance]
             found.append(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ensue.errors import Problem
-from ensue.integrations.contract import Integration, members_of
+from ensue.integrations.contract import Integration, created_by, members_of
 from ensue.integrations.inbound.consumer import Consumer, consumer_mark
 from ensue.integrations.inbound.embedded import Place, Sources, resolve_embedded
 from ensue.integrations.inbound.webhook import WRONG_ENDPOINT, Receive, Webhook, webhook_mark
@@ -65,8 +65,8 @@ def _declared(integration: Integration, *, created: bool) -> Iterable[Webhook | 
         if (consumer := consumer_mark(function)) is not None:
             yield Consumer(name, getattr(integration, name), *consumer)
     if created:
-        yield from integration.create_webhooks()
-        yield from integration.create_consumers()
+        yield from created_by(integration, "create_webhooks", Webhook)
+        yield from created_by(integration, "create_consumers", Consumer)
 
 
 def _add(found: Endpoints, namespace: str, endpoint: Webhook | Consumer, sources: Sources) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -73,28 +73,28 @@ class Webhook:
 
     def problems(self, namespace: str) -> list[Problem]:
         """What is wrong with it, once settings are resolved."""
-        found: list[str] = []
         options = self.options
-        if _PATH.fullmatch(self.path) is None:
+        found = [
+            *wrong_function(self.function),
+            *wrong_numbers(options, above_zero=("max_bytes", "unverified_per_minute")),
+            *self._wrong_verifier(),
+        ]
+        if not isinstance(self.path, str) or _PATH.fullmatch(self.path) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
             found.append(f"has the path {self.path!r}; expected one part of letters, digits, '-', '_' and '.'.")
-        if options.max_bytes < 1 or options.unverified_per_minute < 1:
-            found.append("has max_bytes or unverified_per_minute below 1.")
-        if not 0 < options.timeout_seconds <= TIMEOUT_SECONDS_MAX:
-            found.append(
-                f"has timeout_seconds={options.timeout_seconds}; expected more than 0 and at most {TIMEOUT_SECONDS_MAX:g}."
-            )
-        if not callable(getattr(options.verify, "verify", None)):
-            found.append(
-                f"has verify={options.verify!r}; expected StandardWebhooks(…), StripeSignature(…), GitHubSignature(…), "
-                "HmacSignature(…), NoVerification(reason=…), or an object with verify(body, headers, now)."
-            )
-        check: Any = getattr(options.verify, "check", None)
+        return [Problem(WRONG_ENDPOINT, f"The webhook {namespace}.{self.name}: {text}", self.origin) for text in found]
+
+    def _wrong_verifier(self) -> list[str]:
+        verifier = self.options.verify
+        if isinstance(verifier, type) or not callable(getattr(verifier, "verify", None)):
+            known = "StandardWebhooks(…), StripeSignature(…), GitHubSignature(…), HmacSignature(…), NoVerification(reason=…)"
+            return [f"has verify={verifier!r}; expected {known}, or an object with verify(body, headers, now)."]
+        check: Any = getattr(verifier, "check", None)
         try:
             if check is not None:
                 check()
         except DeclarationError as error:
-            found.extend(problem.message for problem in error.problems)
-        return [Problem(WRONG_ENDPOINT, f"The webhook {namespace}.{self.name}: {text}", self.origin) for text in found]
+            return [problem.message for problem in error.problems]
+        return []
 
 
 def webhook(
@@ -132,6 +132,31 @@ def webhook(
         return method
 
     return mark
+
+
+def wrong_function(function: Receive) -> list[str]:
+    """What is wrong with the function of an endpoint: the first message would be too late to find it."""
+    if not inspect.iscoroutinefunction(function):
+        return ["is not async; expected `async def name(self, message)`."]
+    taken = inspect.signature(function)
+    try:
+        taken.bind(None)
+    except TypeError:
+        return [f"takes ({', '.join(taken.parameters)}) besides self; expected `async def name(self, message)`."]
+    return []
+
+
+def wrong_numbers(options: Any, *, above_zero: Sequence[str]) -> list[str]:
+    """What is wrong with the numbers of an endpoint's options: those `above_zero`, and how long its function may take."""
+    found: list[str] = []
+    for name in above_zero:
+        value: object = getattr(options, name)
+        if not isinstance(value, int | float) or not 1 <= value < float("inf"):
+            found.append(f"has {name}={value!r}; expected a number that is at least 1.")
+    seconds: object = options.timeout_seconds
+    if not isinstance(seconds, int | float) or not 0 < seconds <= TIMEOUT_SECONDS_MAX:
+        found.append(f"has timeout_seconds={seconds!r}; expected more than 0 and at most {TIMEOUT_SECONDS_MAX:g}.")
+    return found
 
 
 def webhook_mark(method: object) -> tuple[WebhookOptions, Origin] | None:
