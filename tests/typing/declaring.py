@@ -85,6 +85,7 @@ class Picture(Task):
 class Site(Globals):
     total_posts = Count(lambda: Post)
     total_score = Sum(lambda: Comment, lambda c: c.score)
+    of_text = Sum(lambda: Comment, lambda c: c.text)  # type error: no number
 
 
 user = User(name="bob", email="bob@example.org")
@@ -117,6 +118,7 @@ flagged: bool = post.flagged
 heading: str = post.heading
 liked_by: list[User] = post.liked_by
 total: int = Site().total_score
+not_any: str = Site().total_score  # type error
 condition = (Post.author.name == "bob") & (Post.comment_count > 0)
 by_link = (Post.author == user) | Post.editor.is_null() | Post.author.in_([user, 7])
 of_children = Post.comments.any(lambda c: c.score > 3)

@@ -5,6 +5,7 @@ scale, enum values to members). Invariant: a `Constant` holds a value that every
 form.
 """
 
+import difflib
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -73,7 +74,9 @@ def _member(value: object, hint: ValueType) -> Constant:
             return Constant(hint.python(value), hint)
     elif _listed(found := value.value if isinstance(value, Enum) else value, hint):
         return Constant(found, hint)
-    raise LiteralError(f"{value!r}, which is none of {', '.join(map(repr, hint.values))}")
+    close = difflib.get_close_matches(str(value), [item for item in hint.values if isinstance(item, str)], n=1)
+    advice = f" (did you mean {close[0]!r}?)" if close else ""
+    raise LiteralError(f"{value!r}, which is none of {', '.join(map(repr, hint.values))}{advice}")
 
 
 def _listed(value: object, hint: ValueType) -> bool:

@@ -262,12 +262,15 @@ class _Resolver:
                 f"{member.hops[0].link} leads to the {record}.",
                 NAME_CODE,
             )
-        rest = ".".join(path.steps[index + 1 :]) or "…"
+        rest = "".join(f".{step}" for step in path.steps[index + 1 :])
         before = ".".join((path.root.record or record, *path.steps[: index + 1]))
+        advice = (
+            f"Write `{before}.any(lambda x: x{rest} …)`."
+            if self.inverses
+            else f"Declare an AnyOf, Count or Max over {name} on {record} and use its name."
+        )
         return self.refusal(
-            f"{record}.{name} leads to many records, so {path!r} has no single value here. "
-            f"Write `{before}.any(lambda x: x.{rest} …)`.",
-            NAME_CODE,
+            f"{record}.{name} leads to many records, so {path!r} has no single value here. {advice}", NAME_CODE
         )
 
     def member(self, record: str, name: str, path: Path) -> Member:
@@ -342,8 +345,18 @@ class _Resolver:
             return self.binary(expr)
         raise PlannedError(Problem(PlannedError.code, f"`{op}` in an expression is planned.", self.origin))
 
+    def _refuse_records(self, expr: Operation) -> None:
+        """A link means the id of its record, which nobody wants to add up or to order by mistake."""
+        for argument in expr.args:
+            if isinstance(argument, Path) and id(argument) in self.targets and argument.steps[-1:] != ("id",):
+                raise self.refusal(
+                    f"`{SYMBOLS[expr.op]}` in {expr!r} is applied to {argument!r}, which is a record. Compare records with "
+                    f"`==` or `.in_()`; the number is `{argument!r}.id`."
+                )
+
     def unary(self, expr: Operation, op: Operator) -> Call:
         node = self.node(expr.args[0])
+        self._refuse_records(expr)
         type_ = plain(node.type)
         if type_.kind in (semantics.NUMBERS if op == "neg" else ("str",)):
             return Call(op, (node,), type_, node.optional)
@@ -369,6 +382,8 @@ class _Resolver:
     def binary(self, expr: Operation) -> Node:
         left, right = self.operands(expr)
         op = expr.op
+        if op not in ("eq", "ne", "or_else"):
+            self._refuse_records(expr)
         if isinstance(right, timedelta):
             return self.shifted(expr, left, right)
         meeting = semantics.common(left.type, right.type)
@@ -414,9 +429,14 @@ class _Resolver:
     def beside(self, expr: Expr[Any], other: Node, traced: Expr[Any], whole: Operation) -> Node:
         if not isinstance(expr, Literal):
             return self.node(expr)
-        # A factor keeps its own decimals: they add up instead of meeting.
-        factor = whole.op in ("mul", "div") and other.type.kind == "decimal"
-        return self.literal(expr, None if factor else other.type, self.targets.get(id(traced)), repr(whole))
+        hint: ValueType | None = other.type
+        if whole.op in ("mul", "div") and other.type.kind == "decimal":
+            hint = None  # a factor keeps its own decimals: they add up instead of meeting
+        elif whole.op in ("add", "sub", "mul") and isinstance(expr.value, float):
+            hint = None  # 2.0 beside an int makes a float, as 2.5 does: types don't hang on values
+        elif whole.op not in ("eq", "ne", "or_else"):
+            hint = plain(other.type)  # what is added to one of some values, or ordered beside it, is any value
+        return self.literal(expr, hint, self.targets.get(id(traced)), repr(whole))
 
     def shifted(self, expr: Operation, left: Node, by: timedelta) -> Call:
         if left.type.kind != "datetime" or expr.op not in ("add", "sub"):

@@ -182,6 +182,8 @@ class Literal(Expr[Any]):
         self.value = value
 
     def __repr__(self) -> str:
+        if hasattr(type(self.value), "__ensue_id__"):
+            return f"{type(self.value).__name__}.ref({getattr(self.value, 'id', None)})"
         return repr(self.value)
 
 
@@ -195,7 +197,21 @@ class Operation(Expr[Any]):
         self.args = args
 
     def __repr__(self) -> str:
-        return f"{self.op}({', '.join(map(repr, self.args))})"
+        first, *rest = [f"({item!r})" if isinstance(item, Operation) else repr(item) for item in self.args] or ["now"]
+        if self.op in _INFIX:
+            return f"{first} {_INFIX[self.op]} {rest[0]}"
+        if self.op in _PREFIX:
+            return f"{_PREFIX[self.op]}{first}"
+        if self.op == "in":
+            values = cast("tuple[object, ...]", cast("Literal", self.args[1]).value)
+            return f"{first}.in_({list(values)!r})"
+        return first if self.op == "now" else f"{first}.{self.op}({', '.join(rest)})"
+
+
+_INFIX = dict(
+    eq="==", ne="!=", lt="<", le="<=", gt=">", ge=">=", add="+", sub="-", mul="*", div="/", **{"and": "&", "or": "|"}
+)
+_PREFIX = {"not": "~", "neg": "-"}
 
 
 class Path(Expr[Any]):
@@ -245,6 +261,9 @@ class Quantified(Expr[Any]):
         self.collection = collection
         self.root = root
         self.condition = condition
+
+    def __repr__(self) -> str:
+        return f"{self.collection!r}.any({'' if self.condition is None else self.condition!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,4 +31,6 @@ class ValueType:
         return self.kind
 
     def __str__(self) -> str:
+        if self.kind == "literal":
+            return self.base
         return self.kind if self.scale is None else f"{self.kind}({self.scale})"

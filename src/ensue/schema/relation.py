@@ -206,5 +206,5 @@ class RelationEnd:
     def __get__(self, obj: object, owner: type[Any]) -> Any:
         if obj is None:
             return Path(Root(owner.__name__), (self.name,))
-        links = [name for name, member in owner.__ensue_members__.items() if isinstance(member, Link)]
+        links = [name for name, member in owner.__ensue_members__.items() if isinstance(member, One)]
         return getattr(obj, links[self.index]) if links else injected(cast("Record", obj), self.name)

@@ -215,7 +215,8 @@ ERRORS: list[tuple[str, Callable[[Any], Any]]] = [
     ("User has no 'zzz' (in Post.author.zzz). It has: id, name, posts, profile, team.", lambda p: p.author.zzz),
     ("Post.title is a value (str): 'size' can't follow it in Post.title.size.", lambda p: p.title.size == 3),
     (
-        "so Post.comments.score has no single value here. Write `Post.comments.any(lambda x: x.score …)`.",
+        "so Post.comments.score has no single value here. Declare an AnyOf, Count or Max over comments on Post and use "
+        "its name.",
         lambda p: p.comments.score > 3,
     ),
     (
@@ -252,8 +253,8 @@ ERRORS: list[tuple[str, Callable[[Any], Any]]] = [
         lambda p: p.at - p.at,
     ),
     ("found str and timedelta", lambda p: p.title + timedelta(days=1)),
-    ("`.upper()` in upper(Post.likes) takes str; found int.", lambda p: p.likes.upper()),
-    ("`-` in neg(Post.title) takes a number; found str.", lambda p: -p.title),
+    ("`.upper()` in Post.likes.upper() takes str; found int.", lambda p: p.likes.upper()),
+    ("`-` in -Post.title takes a number; found str.", lambda p: -p.title),
     ("found bool and int", lambda p: p.open == 1),
     ("found int and bool", lambda p: p.likes == True),  # noqa: E712
     ("has the naive datetime datetime.datetime(2026, 1, 1, 0, 0)", lambda p: p.at == datetime(2026, 1, 1)),  # noqa: DTZ001
@@ -266,7 +267,10 @@ ERRORS: list[tuple[str, Callable[[Any], Any]]] = [
     ("has the decimal NaN, which is not finite.", lambda p: p.price == Decimal("nan")),
     ("has the decimal 1E+30, which has more than 18 digits.", lambda p: p.price == Decimal("1e30")),
     ("found decimal(2) and float. Use Decimal values beside a decimal.", lambda p: p.price > 0.1),
-    ("eq(Post.status, 'gone') has 'gone', which is none of 'draft', 'done'.", lambda p: p.status == "gone"),
+    (
+        "Post.status == 'gone' has 'gone', which is none of 'draft', 'done' (did you mean 'done'?).",
+        lambda p: p.status == "gone",
+    ),
     ("has 'l', which is none of 's', 'm'.", lambda p: p.size == "l"),
     ("has a value of list, which is no type of the expression language. Expected str.", lambda p: p.title == ["a"]),
     ("has None as an operand; test for it with `== None` or `.is_null()`. Expected int.", lambda p: p.likes + None),

@@ -384,7 +384,7 @@ def unknown_on_delete() -> Any:
     return A
 
 
-@case("Like is a Relation and needs two links")
+@case("Like is a Relation and needs two required links")
 def a_relation_with_one_link() -> Any:
     class User(Entity):
         name: Property[str]

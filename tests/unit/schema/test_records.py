@@ -147,7 +147,7 @@ def test_the_ends_of_a_relation() -> None:
 
 def test_at_class_level_an_attribute_is_an_expression() -> None:
     assert isinstance(Post.author.name, Path)
-    assert repr(Post.author.name == "bob") == "eq(Post.author.name, 'bob')"
+    assert repr(Post.author.name == "bob") == "Post.author.name == 'bob'"
     assert repr(Post.id) == "Post.id"
     assert repr(Like.source) == "Like.source"
     with pytest.raises(AttributeError):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import Any, ClassVar, TypeAlias, TypeVar, overload
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, overload
 
 from ensue.errors import DeclarationError
-from ensue.expression.nodes import Call, Node
+from ensue.expression.nodes import Call, Column, Node
+from ensue.expression.records import LinkType
 from ensue.expression.trace import Expr
 from ensue.expression.types import ValueType
 from ensue.schema.computations.contract import Built, Computation, Edges, Scope, agree
@@ -25,12 +26,19 @@ from ensue.schema.written.value import BOOL, FLOAT, INT
 T = TypeVar("T")
 V = TypeVar("V")
 E = TypeVar("E", bound=Entity)
+E_co = TypeVar("E_co", bound=Entity, covariant=True)
 N = TypeVar("N", int, float, Decimal)
 Where: TypeAlias = Callable[[type[E]], Expr[bool]] | None
-Source: TypeAlias = Callable[[], type[E]]
 Number: TypeAlias = (
     Expr[int] | Expr[float] | Expr[Decimal] | Expr[int | None] | Expr[float | None] | Expr[Decimal | None]
 )
+
+
+class Source(Protocol[E_co]):
+    """`lambda: Comment`. A protocol, as mypy gives up on the value's type where two parameters are Callable[…]."""
+
+    def __call__(self) -> type[E_co]: ...
+
 
 _NUMBERS = frozenset({"int", "float", "decimal"})
 _ORDERED = frozenset({"int", "float", "decimal", "str", "datetime", "date"})
@@ -71,6 +79,11 @@ class AggregateComputation(Computation[T]):
     def _value(self, scope: Scope, member: str) -> Node:
         assert self.of is not None
         node = scope.expression(self.of, member, f"the value of {type(self).__name__}")
+        if isinstance(node, Column) and _is_link(scope, member, node):
+            raise DeclarationError(
+                f"the value of {type(self).__name__} is a record ({'.'.join((*node.path, node.field))}); expected a value of "
+                "it, such as its `.id`."
+            )
         self.result(node)
         return node
 
@@ -191,6 +204,16 @@ class EveryOf(Quantifier):
     """Whether all satisfy a condition; true over nothing, and a null counts as false."""
 
     kind = "every"
+
+
+def _is_link(scope: Scope, record: str, column: Column) -> bool:
+    """Whether the column holds the id of another record."""
+    for step in column.path:
+        link = scope.types.member(record, step)
+        if not isinstance(link, LinkType):
+            return False
+        record = link.target
+    return isinstance(scope.types.member(record, column.field), LinkType)
 
 
 def _attempt(problems: list[DeclarationError], make: Callable[[], V]) -> V | None:

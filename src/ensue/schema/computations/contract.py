@@ -185,6 +185,7 @@ def agree(declared: Declared | None, type_: ValueType, *, optional: bool) -> tup
         return type_, declared.optional
     if declared.type.kind in ("enum", "literal") and type_ != declared.type:
         raise DeclarationError(
-            f"the expression gives any {type_}, but {declared.type} allows some only. Declare it as {type_.base}."
+            f"the expression gives any {type_}, but only {', '.join(map(repr, declared.type.values))} were declared. Declare it "
+            f"as {type_.base}."
         )
     return declared.type, declared.optional

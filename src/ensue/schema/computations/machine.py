@@ -272,7 +272,7 @@ def _value(
 ) -> tuple[ValueType, bool, Any]:
     """The type of the property, whether it may be None, and its value at the start."""
     if declared is None:
-        return STR, False, initial
+        return STR if by_function else _of_states(states), False, initial
     require_scale(declared)
     type_ = declared.type
     if not by_function:
@@ -282,6 +282,8 @@ def _value(
                 f"the state {wrong[0]!r} is no value of the property, which is {type_}. Add it to the type, or give "
                 "State(value=…)."
             )
+        if type_ == STR and not callable(declared.default):
+            type_ = _of_states(states if declared.default in (NO_DEFAULT, None) else (*states, declared.default))
     if declared.default is not NO_DEFAULT:
         return type_, declared.optional, declared.default
     if type_.base == "str" and (not type_.values or initial in type_.values):
@@ -291,3 +293,8 @@ def _value(
     raise DeclarationError(
         f"what is the value at the start? The property is {type_}; give it a default, or make it optional."
     )
+
+
+def _of_states(states: Iterable[str]) -> ValueType:
+    """Text that is one of these, so that a comparison with anything else is refused where it is written."""
+    return ValueType("literal", str, values=tuple(dict.fromkeys(states)))

@@ -132,10 +132,10 @@ class Build:
         return tuple(dict.fromkeys(("id", *self.drafts[record].members, *self.links[record], *self.fields[record])))
 
     def ends(self, record: str) -> tuple[str, ...]:
-        """The first two links of a relation, else nothing."""
+        """The first two required links of a relation, else nothing."""
         if self.drafts[record].kind != "relation":
             return ()
-        return tuple(self.links[record])[:2]
+        return tuple(name for name, link in self.links[record].items() if not link.optional)[:2]
 
     def field(self, record: str, name: str) -> FieldModel | None:
         """The field, built now if it was not yet. Raises REPORTED if it is broken, an error if it depends on itself."""

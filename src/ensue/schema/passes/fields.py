@@ -135,6 +135,8 @@ def _default(member: Property[Any], type_: ValueType, *, optional: bool) -> Any:
         return None
     if callable(default):
         return _factory(default)
+    if type_.kind == "literal" and default not in type_.values:
+        raise DeclarationError(f"default={default!r} is none of {', '.join(map(repr, type_.values))}.")
     if not accepts(type_, default):
         raise DeclarationError(f"default={default!r} is no {type_}. Give a value of the property's type.")
     return default

@@ -37,10 +37,10 @@ def build_links(build: Build) -> None:
                 build.report(error, f"{draft.name}.{name}", member.origin)
                 build.give_up(draft.name, name)
     for draft in build.drafts.values():
-        if draft.kind == "relation" and len(list(draft.links())) < 2:
+        if draft.kind == "relation" and sum(not link.optional for _, link in draft.links()) < 2:
             build.problem(
-                f"{draft.name} is a Relation and needs two links: its first and second `One` are its source and "
-                "target.",
+                f"{draft.name} is a Relation and needs two required links: its first and second `One` are its source "
+                "and target.",
                 draft.origin,
             )
 
