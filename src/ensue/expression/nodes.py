@@ -8,7 +8,7 @@ and each enclosing one is one deeper.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ensue.expression.types import ValueType
@@ -115,6 +115,21 @@ class Exists:
 
 
 Node = Column | Constant | Parameter | Call | Exists
+
+
+_TWO_VALUED: frozenset[Operator] = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "in", "is_null"})
+
+
+def with_arguments(call: Call, args: tuple[Node, ...]) -> Call:
+    """The call on other arguments of the same types: if these may be null where the old ones could not, so may its value."""
+    nulls = [argument.optional for argument in args]
+    if call.op in _TWO_VALUED:
+        optional = False
+    elif call.op == "or_else":
+        optional = all(nulls)
+    else:
+        optional = call.op == "div" or any(nulls)
+    return replace(call, args=args, optional=optional)
 
 
 def walk(node: Node) -> Iterator[Node]:

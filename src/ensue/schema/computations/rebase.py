@@ -1,14 +1,14 @@
 """Moving an expression from the member of a collection to the edge row that stands for it.
 
-Decides nothing about meaning: the same columns are read, by a longer path. Invariant: roots of enclosing or inner rows
-are left as they are.
+Decides nothing about meaning: the same columns are read, by a longer path, at whose end there may be nobody. Invariant:
+roots of enclosing or inner rows are left as they are.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ensue.expression.nodes import Call, Column, Exists, Follow, Node
+from ensue.expression.nodes import Call, Column, Exists, Follow, Node, with_arguments
 from ensue.schema.computations.contract import Edges
 from ensue.schema.written.value import BOOL, INT
 
@@ -28,7 +28,7 @@ def _move(node: Node, edges: Edges, depth: int) -> Node:
     if isinstance(node, Column):
         return _column(node, edges) if node.depth == depth else node
     if isinstance(node, Call):
-        return replace(node, args=tuple(_move(argument, edges, depth) for argument in node.args))
+        return with_arguments(node, tuple(_move(argument, edges, depth) for argument in node.args))
     if isinstance(node, Exists):
         condition = None if node.condition is None else _move(node.condition, edges, depth + 1)
         hops = node.hops
