@@ -428,8 +428,8 @@ class AppRun:
 
         database = self.options.database or self.app.database
         self.driver = open_driver(database, functions={**sqlite_functions(), **self.options.sql_functions})
-        self.plan = compile_plan(self.model, self.driver.dialect)
         stack.callback(self._closed)
+        self.plan = compile_plan(self.model, self.driver.dialect)
         await self.driver.open()
         stack.push_async_callback(self.driver.close)
         await prepare_database(self.plan, self.driver, shown=str(parse_database_url(database)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ensue import App, Effect, Entity, Integration, Property, side_effect
+from ensue import App, Count, DeclarationError, Effect, Entity, Integration, Many, One, Property, Transform, side_effect
 from ensue import app as composition
 from ensue.errors import Unavailable
 from ensue.store.drivers import postgres
@@ -114,3 +114,24 @@ async def test_a_start_that_fails_is_undone_while_the_database_is_silent(
                 )
             with pytest.raises(Unavailable):
                 await eager.left
+
+
+class Source(Entity):
+    name: Property[str]
+    copies = Many(lambda: Copy, inverse="of")
+    copied = Count(copies)
+
+
+class Copy(Entity, derived=Transform(lambda: Source, compute=lambda source: {"of": source})):
+    of: One[Source]
+
+
+async def test_a_start_that_fails_before_the_database_is_opened_leaves_no_limit_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(composition, "CUT_SECONDS", 0.0)
+    with pytest.raises(DeclarationError, match="depends on itself"):
+        async with App(entities=[Copy]).run(database="sqlite:///:memory:", grace_seconds=0.0):
+            pass
+    await asyncio.sleep(0.01)
+    assert "takes too long" not in caplog.text
