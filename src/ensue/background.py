@@ -1,15 +1,19 @@
 """Tasks that work in the background: begun with their owner, and ended with it.
 
 Decides that cancelling once is not enough: before Python 3.12 `asyncio.wait_for`, in which clients send, loses a
-cancellation that comes just as it is done, and its task goes on. Leaves what a task does to its owner. Invariant: after
-`end_tasks` without a bound, and after a `Background` was left, nothing of them runs any more.
+cancellation that comes just as it is done, and its task goes on. Leaves what a task does to its owner. Invariants: after
+`end_tasks` without a bound, and after a `Background` was left, nothing of them runs any more; one that ended by an error of
+its own is told of at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
+
+_logger = logging.getLogger("ensue")
 
 AGAIN_SECONDS: Final = 0.5
 """Between two cancellations of a task: it may be closing something, which a second one would cut short."""
@@ -54,6 +58,7 @@ class Background:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name=self.task_name)
+        self._task.add_done_callback(_report)
         return self
 
     async def __aexit__(
@@ -61,3 +66,8 @@ class Background:
     ) -> None:
         task, self._task = self._task, None
         await end_tasks(task)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _logger.error("%s has ended by an error, and does nothing any more", task.get_name(), exc_info=error)

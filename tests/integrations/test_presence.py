@@ -10,6 +10,7 @@ import pytest
 from ensue.errors import Rejected
 from ensue.integrations.channels.bus import Limits
 from ensue.integrations.channels.memory_bus import MemoryBus, MemoryExchange
+from ensue.integrations.channels.presence import Presence
 from ensue.testing import FakeConnection
 
 from .channel_app import FakeStore, Process, told, until
@@ -132,3 +133,18 @@ async def test_only_members_ask_and_only_where_it_is_on() -> None:
         with pytest.raises(Rejected, match="no_presence"):
             await one.present(1, 10)
     assert told(ann, "presence") == []
+
+
+async def test_a_listener_that_fails_ends_nothing() -> None:
+    heard: list[str] = []
+
+    async def tell(topic: str, joined: frozenset[int], left: frozenset[int]) -> None:
+        heard.append(topic)
+        if topic == "one":
+            raise RuntimeError("a connection of somebody's own")
+
+    async with Presence(MemoryBus(), here=lambda _: frozenset({1}), tell=tell, seconds=60) as presence:
+        presence.note(["one"])
+        await until(lambda: heard == ["one"])
+        presence.note(["other"])
+        await until(lambda: heard == ["one", "other"])

@@ -90,3 +90,17 @@ async def test_a_task_lasts_as_long_as_its_context() -> None:
     assert works.seen == ["ensue.test", "ended"]
     with pytest.raises(NotImplementedError, match="Background does nothing"):
         await Background()._run()
+
+
+async def test_one_that_ends_by_an_error_of_its_own_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Background):
+        task_name = "ensue.broken"
+
+        async def _run(self) -> None:
+            raise RuntimeError("out of paper")
+
+    async with Broken():
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert "ensue.broken has ended by an error" in caplog.text
+        assert "out of paper" in caplog.text

@@ -1,8 +1,8 @@
 """Whether the app can work: database, delivery of effects, integrations.
 
 Decides what makes an instance unfit (only a database that does not answer) and what is merely reported. Leaves how an
-integration is to itself. Invariant: however often it is asked, the database is asked at most once a second, and never
-waited for longer than two.
+integration is to itself. Invariant: however often it is asked, the database is asked at most once a second, and neither it
+nor an integration is waited for longer than two.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ def running(
         Surroundings(Handles(), ManualClock(), clients or {}),
         stopwatch=stopwatch or ManualClock(),
         close_seconds_max=0.05,
+        health_seconds_max=0.05,
     )
     found.attach()
     return found
@@ -379,3 +380,20 @@ async def test_a_health_that_fails_counts_as_down() -> None:
     assert found["well"].up
     assert not found["sick"].up
     assert "no pulse" in found["sick"].detail
+
+
+async def test_a_health_that_does_not_answer_counts_as_down_and_keeps_nobody_waiting() -> None:
+    class Silent(Integration):
+        async def health(self) -> Health:
+            await asyncio.Event().wait()
+            return Health(up=True)
+
+    class Impatient(Integration):
+        async def health(self) -> Health:
+            raise TimeoutError("its own")
+
+    async with asyncio.timeout(5):
+        found = await running({"a": Silent(), "b": Silent(), "c": Impatient(), "well": Integration()}).health()
+    assert [each.up for each in found.values()] == [False, False, False, True]
+    assert "did not answer within 0.05 s" in found["b"].detail
+    assert "its own" in found["c"].detail

@@ -132,18 +132,16 @@ class Presence(Background):
         known = self._known.setdefault(topic, _Known())
         try:
             found = await self._bus.attend(topic, came=here, gone=known.said - here, known=known.version)
+            known.said = here
+            if not here and not self._here(topic):
+                self._known.pop(topic, None)
+            elif found.users is not None:
+                await self._learn(topic, found.version, found.users)
         except Unavailable as failure:
             # The next turn says it again; until then others count on the lifetime.
             logger.info("who is on %s could not be said: %s", topic, failure)
-            return
         except Exception:
             logger.exception("saying who is on %s failed; it is tried again", topic)
-            return
-        known.said = here
-        if not here and not self._here(topic):
-            self._known.pop(topic, None)
-        elif found.users is not None:
-            await self._learn(topic, found.version, found.users)
 
     async def _learn(self, topic: str, version: int, users: frozenset[int]) -> None:
         known = self._known[topic]

@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 
 from ensue.background import Background
 from ensue.clock import Clock
+from ensue.integrations.channels import scripts
 from ensue.integrations.channels.bus import Limits, Listener
 from ensue.integrations.channels.redis_bus import RedisCommands, place
 from ensue.integrations.channels.redis_link import FAILURES, SHARDED, Link, connection_options, pool_of
@@ -58,6 +59,7 @@ class ClusterBus(Background, RedisCommands):
         self._control: str | None = None
         self._lost = Health(up=False, detail="not connected yet", since=clock.now())
         self._known = False
+        self._reported = False
         self._look = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -88,7 +90,7 @@ class ClusterBus(Background, RedisCommands):
         await self.follow([control])
 
     async def publish(self, topic: str, text: str) -> None:
-        await self._ask(topic, self._script(_SEND, [topic], [self.words.publish, "p" + text]))
+        await self._ask(topic, self._script(_SEND, [topic], [self.words.publish, scripts.PLAIN + text]))
 
     async def follow(self, topics: Collection[str]) -> None:
         self._wanted.update(topics)
@@ -131,14 +133,16 @@ class ClusterBus(Background, RedisCommands):
         try:
             moved = await self._route()
         except FAILURES as failure:
-            if self._known or self._lost.detail == "not connected yet":
+            if not self._reported:
                 logger.error("the Redis Cluster at %s does not answer: %s; trying again", self._where, failure)
+                self._reported = True
             if not self._known:
                 detail = f"the Redis Cluster at {self._where} does not answer: {failure}"
                 self._lost = Health(up=False, detail=detail, since=self._lost.since)
         except Exception:
             logger.exception("looking at the Redis Cluster at %s failed; it is tried again", self._where)
         else:
+            self._reported = False
             if moved and self._listener is not None:
                 await self._listener.restored()
 

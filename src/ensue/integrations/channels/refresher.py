@@ -82,6 +82,10 @@ class Refresher(Background):
         self._noted -= batch
         try:
             await self._apply(batch)
+        except asyncio.CancelledError:
+            for future in asked:
+                future.cancel()
+            raise
         except Exception as error:
             for future in asked:
                 if not future.done():

@@ -7,6 +7,7 @@ succeeded is cleaned up exactly once, and whatever one integration entered is cl
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Generator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ensue.integrations")
 
 SLOW_CONFIGURE_SECONDS = 1.0
+HEALTH_SECONDS_MAX = 2.0
 DUPLICATE_API = "E0154"
 DUPLICATE_EFFECT = "E0155"
 SLOW_CONFIGURE = "E0156"
@@ -50,6 +52,7 @@ class IntegrationSet:
         *,
         stopwatch: Clock | None = None,
         close_seconds_max: float = CLOSE_SECONDS_MAX,
+        health_seconds_max: float = HEALTH_SECONDS_MAX,
     ) -> None:
         self.members = dict(integrations)
         self.reports: list[Problem] = []
@@ -60,6 +63,7 @@ class IntegrationSet:
         # Not the app's clock: a test may hold that one still, and this is about real seconds.
         self._stopwatch = stopwatch if stopwatch is not None else SystemClock()
         self._close_seconds_max = close_seconds_max
+        self._health_seconds_max = health_seconds_max
         self._attached: list[Integration] = []
         self._set_up: list[tuple[str, Integration]] = []
 
@@ -176,15 +180,20 @@ class IntegrationSet:
                 raise failure.error
 
     async def health(self) -> dict[str, Health]:
-        """How each integration is; a `health` that raises counts as down."""
-        found: dict[str, Health] = {}
-        for namespace, integration in self.members.items():
-            try:
-                found[namespace] = await integration.health()
-            except Exception as error:
-                logger.exception("health() of the integration %r failed", namespace)
-                found[namespace] = Health(up=False, detail=f"health() failed: {type(error).__name__}: {error}")
-        return found
+        """How each integration is, all asked at once; one whose `health` raises, or does not answer, counts as down."""
+        found = await asyncio.gather(*(self._health(namespace, item) for namespace, item in self.members.items()))
+        return dict(zip(self.members, found, strict=True))
+
+    async def _health(self, namespace: str, integration: Integration) -> Health:
+        limit = asyncio.timeout(self._health_seconds_max)
+        try:
+            async with limit:
+                return await integration.health()
+        except Exception as error:
+            if limit.expired():
+                return Health(up=False, detail=f"health() did not answer within {self._health_seconds_max:g} s")
+            logger.exception("health() of the integration %r failed", namespace)
+            return Health(up=False, detail=f"health() failed: {type(error).__name__}: {error}")
 
     async def _close(self, namespace: str, integration: Integration, *, set_up: bool) -> None:
         failures: list[Failure] = []
