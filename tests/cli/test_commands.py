@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -169,9 +170,12 @@ def test_effects(shell: Shell) -> None:
     assert header.split() == ["ID", "STATE", "ATTEMPT", "NAME", "RECORD", "ENQUEUED", "ERROR"]
     assert row.split()[1:6] == ["pending", "0", "desk.mail", "Comment", "1"]
     assert count.split()[:3] == ["desk.mail", "pending", "1"]
-    number = row.split()[0]
+    number, at = row.split()[0], row.split()[6]
+    assert datetime.fromisoformat(at).tzinfo is not None
+    assert count.split()[3] == at
     detail = shell("effects", "show", "tests.server.shop:app", number)
     assert "desk.mail:Comment:1:create" in detail.stdout
+    assert f"enqueued:    {at}" in detail.stdout
     assert '"text":"x"' in detail.stdout
     assert shell("effects", "show", "tests.server.shop:app", "99").returncode == 2
     done = shell("effects", "discard", "tests.server.shop:app", number, "99")

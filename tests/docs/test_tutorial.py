@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
@@ -32,6 +33,29 @@ def test_the_page_has_the_types_that_it_shows(tmp_path: Path) -> None:
     command = [ENSUE.parent / "pyright", "--pythonpath", sys.executable, "workshop.py"]
     checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=3 * WAIT_SECONDS)
     assert checked.returncode == 0, checked.stdout
+
+
+def test_the_tests_on_the_page_are_run_as_it_says(tmp_path: Path) -> None:
+    (tmp_path / "workshop.py").write_text(program(PAGE))
+    lines = [line for block in blocks(PAGE, "console") for line in block.text.splitlines()]
+    [command] = [line for line in lines if line.startswith("$ pytest")]
+    done = subprocess.run(
+        [ENSUE.parent / "pytest", *shlex.split(command)[2:], "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=3 * WAIT_SECONDS,
+    )
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def test_what_the_page_imports_is_installed() -> None:
+    """What is not installed there ends `ensue run workshop:served`, too."""
+    [install] = [line for block in blocks(PAGE, "console") for line in block.text.splitlines() if "pip install" in line]
+    tree = ast.walk(ast.parse(program(PAGE)))
+    imported = {name.name for node in tree if isinstance(node, ast.Import) for name in node.names}
+    assert imported == {"pytest"}
+    assert imported | {"pytest-asyncio", "ensue[server]"} == set(shlex.split(install)[3:])
 
 
 async def test_the_calls_on_the_page_are_answered_as_shown(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ensue.cli import FOUND, OK
 from ensue.cli.locate import find_app, require_known
-from ensue.cli.terminal import Change, print_change, print_table, print_values
+from ensue.cli.terminal import Change, instant, print_change, print_table, print_values
 from ensue.effects import ledger, operate
 from ensue.effects.states import SETTLED, TRANSITIONS
 from ensue.effects.target import repeat_is_known
@@ -111,9 +111,9 @@ async def _targets(driver: Driver) -> int:
         (
             item.target,
             f"paused: {item.reason}" if item.paused else "held" if item.held_until else "open",
-            "" if item.held_until is None else item.held_until.isoformat(timespec="seconds"),
+            instant(item.held_until),
             item.breaker,
-            "" if item.open_until is None else item.open_until.isoformat(timespec="seconds"),
+            instant(item.open_until),
             "" if item.tokens is None else f"{item.tokens:.1f}",
         )
         for item in await operate.target_states(driver)
@@ -162,7 +162,7 @@ async def _list(run: AppRun, given: argparse.Namespace) -> int:
             str(item.attempt),
             item.name,
             f"{item.record} {item.record_id}",
-            item.enqueued_at.isoformat(timespec="seconds"),
+            instant(item.enqueued_at),
             (item.error or "").split("\n")[0][:ERROR_LENGTH_MAX],
         )
         for item in found
@@ -172,7 +172,10 @@ async def _list(run: AppRun, given: argparse.Namespace) -> int:
         print()
         counts = await ledger.count_effects(driver)
         print_table(
-            (("NAME", "STATE", "COUNT", "OLDEST"), *((c.name, c.state, str(c.count), str(c.oldest)) for c in counts))
+            (
+                ("NAME", "STATE", "COUNT", "OLDEST"),
+                *((c.name, c.state, str(c.count), instant(c.oldest)) for c in counts),
+            )
         )
     return OK
 
@@ -207,7 +210,5 @@ async def _show(driver: Driver, id_: int) -> int:
     print_values(values)
     for item in await operate.attempts_of(driver, id_):
         failed = "" if item.error is None else f", {item.error_class}: {item.error}"
-        print(
-            f"attempt {item.attempt}:   {item.ended_at.isoformat(timespec='seconds')} {item.outcome} by {item.worker}{failed}"
-        )
+        print(f"attempt {item.attempt}:   {instant(item.ended_at)} {item.outcome} by {item.worker}{failed}")
     return OK

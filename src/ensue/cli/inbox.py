@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ensue.cli import FOUND, OK
 from ensue.cli.locate import find_app, require_known
-from ensue.cli.terminal import Change, print_change, print_table, print_values
+from ensue.cli.terminal import Change, instant, print_change, print_table, print_values
 from ensue.effects import inbox
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ async def _list(run: AppRun, given: argparse.Namespace) -> int:
             str(item.attempt),
             item.endpoint,
             item.sender_id[:ID_LENGTH_MAX],
-            item.received_at.isoformat(timespec="seconds"),
+            instant(item.received_at),
             str(item.size),
             (item.error or "").split("\n")[0][:ERROR_LENGTH_MAX],
         )
@@ -65,7 +65,7 @@ async def _list(run: AppRun, given: argparse.Namespace) -> int:
         print()
         counts = await inbox.count_messages(driver)
         head = ("ENDPOINT", "STATE", "COUNT", "OLDEST")
-        print_table((head, *((c.endpoint, c.state, str(c.count), str(c.oldest)) for c in counts)))
+        print_table((head, *((c.endpoint, c.state, str(c.count), instant(c.oldest)) for c in counts)))
     return OK
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from ensue.errors import DeclarationError, EnsueError, InternalError
 
@@ -33,11 +34,16 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
+def instant(at: datetime | None) -> str:
+    """An instant as all columns show it, to the second; nothing for None."""
+    return "" if at is None else at.isoformat(timespec="seconds")
+
+
 def print_values(values: Mapping[str, object]) -> None:
     """A line for each value that there is."""
     for name, value in values.items():
         if value is not None:
-            print(f"{name + ':':<13}{value}")
+            print(f"{name + ':':<13}{instant(value) if isinstance(value, datetime) else value}")
 
 
 @dataclass(frozen=True, slots=True)
