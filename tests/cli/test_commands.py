@@ -239,6 +239,9 @@ def test_migrate_adds(sqlite_url: str, shell: Shell, tmp_path: Path) -> None:
     assert shell("check", "small_shop:app").returncode == 0
     refused = shell("check", "grown_shop:app")
     assert (refused.returncode, "ensue migrate" in refused.stderr) == (2, True)
+    first, *rest = refused.stderr.splitlines()
+    assert first.startswith("ensue: [E0170] The database sqlite:")
+    assert rest == ["  Column post.stars: new in the app (INTEGER NOT NULL)."]
     dry = shell("migrate", "grown_shop:app", "--additive", "--dry-run")
     assert "post.stars" in dry.stdout, dry
     done = shell("migrate", "grown_shop:app", "--additive")
@@ -247,6 +250,11 @@ def test_migrate_adds(sqlite_url: str, shell: Shell, tmp_path: Path) -> None:
     again = shell("migrate", "grown_shop:app", "--additive")
     assert "nothing to do" in again.stdout
     assert shell("migrate", "grown_shop:app").returncode == 2
+    dry = shell("migrate", "small_shop:app", "--additive", "--dry-run")
+    assert (dry.returncode, dry.stdout.splitlines()[0]) == (
+        1,
+        "Nothing would be done, as these differences can't all be added:",
+    )
 
 
 @pytest.mark.parametrize(("name", "text"), [("Pots.title", "'Post'"), ("Post.comment_cuont", "'comment_count'")])

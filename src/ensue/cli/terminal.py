@@ -20,6 +20,8 @@ class CommandError(EnsueError):
 def shown(error: EnsueError) -> str:
     """The text for `error`."""
     if isinstance(error, DeclarationError) and len(error.problems) > 1:
+        if error.summarised:
+            return "\n  ".join((f"ensue: {error.problems[0]}", *(problem.message for problem in error.problems[1:])))
         lines = "\n".join(f"  {problem}" for problem in error.problems)
         return f"ensue: {len(error.problems)} problems with the declarations:\n{lines}"
     if isinstance(error, InternalError):
