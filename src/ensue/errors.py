@@ -7,6 +7,7 @@ Messages go: what, where, found, expected, what to do.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class EnsueError(Exception):
@@ -46,6 +47,8 @@ class DeclarationError(EnsueError, ValueError):
     """The declarations are wrong. `problems` holds all that were found, each with file and line."""
 
     code = "E0100"
+    summarised: ClassVar[bool] = False
+    """Whether the first of `problems` is a summary of the others."""
 
     def __init__(self, problems: Sequence[Problem] | Problem | str) -> None:
         if isinstance(problems, str):

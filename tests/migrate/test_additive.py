@@ -35,6 +35,7 @@ from ensue import (
 from ensue.engine.audit import audit, format_report
 from ensue.errors import DeclarationError
 from ensue.migrate.additive import adopt, apply_additive, plan_additive
+from ensue.migrate.catalogue import SchemaMismatch
 from ensue.migrate.install import prepare_database
 from ensue.store.statement import Statement
 from tests.migrate.versions import Classes, app, compiled, opened, sql
@@ -250,7 +251,7 @@ async def test_duplicates_stop_a_new_unique_constraint(database_url: str) -> Non
     async with opened(database_url) as driver:
         plan = compiled(driver, unique())
         await driver.script([Statement("twice", "UPDATE box SET name = 'same'")])
-        with pytest.raises(Exception, match="same value of name"):
+        with pytest.raises(SchemaMismatch, match=r"box\(name\): .*same value of name.*migrate again"):
             await apply_additive(plan, driver)
         await driver.script([Statement("apart", "UPDATE box SET name = 'b' || CAST(id AS TEXT)")])
         await apply_additive(plan, driver)

@@ -41,7 +41,9 @@ def _show(additive: AdditivePlan, verb: str) -> int:
     if additive.empty:
         print("The database fits the app: nothing to do.")
         return OK
-    print(f"This {verb} done:")
+    print(
+        "Nothing would be done, as these differences can't all be added:" if additive.refused else f"This {verb} done:"
+    )
     for difference in additive.differences:
         print(f"  {difference.text}")
     for note in additive.notes:

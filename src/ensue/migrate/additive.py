@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from ensue.clock import SystemClock
 from ensue.engine.audit import repair_all
 from ensue.engine.engine import Engine
+from ensue.errors import ConstraintViolated
 from ensue.migrate.catalogue import (
     Catalogue,
     Fingerprint,
@@ -83,9 +84,16 @@ async def plan_additive(plan: Plan, driver: Driver) -> AdditivePlan:
 async def apply_additive(plan: Plan, driver: Driver) -> AdditivePlan:
     """Add what the database of `driver` lacks and compute what derives, in one transaction; returns what was done.
 
-    Raises `SchemaMismatch`, having changed nothing, if any difference can't be applied, naming each.
+    Raises `SchemaMismatch`, having changed nothing, if any difference can't be applied, naming each, or if a row that is there
+    breaks a constraint that is new.
     """
-    return await driver.write(_apply(plan, Engine(plan, driver, SystemClock())))
+    try:
+        return await driver.write(_apply(plan, Engine(plan, driver, SystemClock())))
+    except ConstraintViolated as violated:
+        raise mismatch(
+            "What the database holds doesn't fit what would be added; nothing was changed.",
+            f"Constraint {violated.constraint}: {violated.message} Change the rows by hand, and migrate again.",
+        ) from violated
 
 
 async def adopt(plan: Plan, driver: Driver) -> None:

@@ -84,6 +84,7 @@ class SchemaMismatch(DeclarationError):
     """The database was made for another schema, or not by ensue. `problems` has one entry per difference."""
 
     code = "E0170"
+    summarised = True
 
 
 def mismatch(message: str, *details: str) -> SchemaMismatch:
