@@ -286,6 +286,27 @@ async def test_a_machine_is_moved_by_two_events_at_once(board: Board) -> None:
     await board.assert_true()
 
 
+async def test_records_of_several_types_are_created_again_after_a_deadlock(board: Board) -> None:
+    cara = await board.store.create(User(name="cara"))
+
+    async def change_both() -> None:
+        await board.store.update(User, cara.id, name="Cara")
+        await board.store.update(Post, board.first.id, title="another")
+
+    change = board.start("change", lambda: board.store.run(change_both), before(r"post\..*"))
+    await change.stopped()
+    made = [Comment(post=board.first, author=board.bob), Post(title="hers", author=cara)]
+    creation = board.start("creation", lambda: board.store.create_many(made))
+    await board.stage.waits(creation)
+    await change.goes_on()
+    comment, post = await creation.goes_on()
+    assert change.attempts + creation.attempts == 3
+    assert (await board.store.get(Comment, comment.id)).byline == "bob on another"
+    assert (await board.store.get(User, cara.id)).post_count == 1
+    assert post.author.id == cara.id
+    await board.assert_true()
+
+
 async def test_one_key_from_two_dispatches_at_once_is_one_event(board: Board) -> None:
     order = await board.store.create(Order())
 

@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Never, TypeVar, overload
 
+from ensue.engine.callbacks import running
 from ensue.engine.collector import held_for
-from ensue.engine.engine import Engine
+from ensue.engine.engine import Body, Engine
 from ensue.engine.read import reads
+from ensue.engine.transaction import Prepared, Transaction
 from ensue.engine.writing import writes
 from ensue.engine.writing.initials import prepare_initials
 from ensue.errors import DeclarationError, PlannedError, UsageError
@@ -20,6 +22,7 @@ from ensue.plan.plan import RecordPlan, Row
 from ensue.schema.entity import Entity, Globals
 from ensue.schema.record import Record, record_model, record_values
 from ensue.schema.relation import Many
+from ensue.store.statement import Work
 
 E = TypeVar("E", bound=Entity)
 G = TypeVar("G", bound=Globals)
@@ -155,22 +158,44 @@ class Store:
         by_plan: dict[str, tuple[RecordPlan, list[Mapping[str, Any]]]] = {}
         for plan, values in given:
             by_plan.setdefault(plan.name, (plan, []))[1].append(values)
-        created: dict[str, list[Row]] = {}
-        async with self.transaction():
-            for name, (plan, values) in by_plan.items():
-                created[name] = await self._create(plan, values)
+        created = await self._create_each(by_plan.values())
         following = {name: iter(rows) for name, rows in created.items()}
         return [plan.snapshot(next(following[plan.name])) for plan, _ in given]
 
     async def _create(self, plan: RecordPlan, values: Sequence[Mapping[str, Any]]) -> list[Row]:
-        if not values:
-            return []
+        work, prepared = await self._creating(plan, values)
+        return await self._engine.write(work, prepared=prepared)
+
+    async def _create_each(
+        self, by_plan: Iterable[tuple[RecordPlan, Sequence[Mapping[str, Any]]]]
+    ) -> dict[str, list[Row]]:
+        """Records of several types, by type: all or none, also inside a transaction that goes on without them."""
+        prepared = Prepared()
+        works: dict[str, Body[list[Row]]] = {}
+        for plan, values in by_plan:
+            works[plan.name], ready = await self._creating(plan, values)
+            prepared.values.update(ready.values)
+            prepared.allotted.update(ready.allotted)
+
+        def work(tx: Transaction) -> Work[dict[str, list[Row]]]:
+            created: dict[str, list[Row]] = {}
+            for name, each in works.items():
+                created[name] = yield from each(tx)
+            return created
+
+        if running() is None:
+            return await self._engine.write(work, prepared=prepared)
+        async with self.transaction():
+            return await self._engine.write(work)
+
+    async def _creating(
+        self, plan: RecordPlan, values: Sequence[Mapping[str, Any]]
+    ) -> tuple[Body[list[Row]], Prepared]:
+        """What creates records in a transaction, after what is to be awaited before it."""
         if plan.awaits_initial:
             prepared, drafts = await prepare_initials(self._engine, plan, values)
-            return await self._engine.write(
-                lambda tx: writes.create_drafts(tx, plan, [list(draft) for draft in drafts]), prepared=prepared
-            )
-        return await self._engine.write(lambda tx: writes.create_records(tx, plan, values))
+            return lambda tx: writes.create_drafts(tx, plan, [list(draft) for draft in drafts]), prepared
+        return lambda tx: writes.create_records(tx, plan, values), Prepared()
 
     async def update(self, record: type[Entity] | str, id: int, /, **values: Any) -> None:
         """Set values of one record: plain, or expressions relative to the row (`score=Comment.score + 1`). Raises NotFound."""
