@@ -96,6 +96,7 @@ class Entity(Declared):
         cls.__ensue_abstract__ = abstract
         cls.__ensue_derived__ = derived
         cls.__ensue_private__ = private or cls.__ensue_private__
+        _require_transform(cls, derived)
         if abstract and derived is not None:
             raise DeclarationError(
                 f"class {cls.__name__}(…, abstract=True, derived=…): an abstract entity has no records to derive. Give "
@@ -123,7 +124,13 @@ class Entity(Declared):
         A member is `Property[str]`, `One[User]`, or an instance of anything that can stand in a class body.
         """
         frame = caller()
+        for given in cast("tuple[Any, ...]", (name, *members)):
+            if not isinstance(given, str) or not given.isidentifier():
+                raise DeclarationError(
+                    f"Entity.define({name!r}, …): {given!r} is no name, as a class statement would have it."
+                )
         body: dict[str, Any] = {"__module__": frame.f_globals.get("__name__", "") if frame is not None else ""}
+        body["__ensue_defined__"] = True
         body["__annotations__"] = {key: member for key, member in members.items() if not isinstance(member, Member)}
         body.update((key, member) for key, member in members.items() if isinstance(member, Member))
         return cast("type[Any]", type(cls)(name, (cls,), body))
@@ -145,13 +152,29 @@ if not TYPE_CHECKING:
     Entity.id = _Id()
 
 
+def _require_transform(cls: type[Entity], derived: object) -> None:
+    if derived is None:
+        return
+    from ensue.schema.computations.transform import Transform  # which knows entities
+
+    if not isinstance(derived, Transform):
+        raise DeclarationError(
+            f"class {cls.__name__}(…, derived={derived!r}): expected a Transform, such as `derived=Transform(AddComment, "
+            "lambda e: dict(text=e.text))`."
+        )
+
+
 def _groups(cls: type[Entity], unique: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    if any(isinstance(names, str) for names in (unique, *unique)):
+    if not _is_list(unique) or not all(_is_list(names) and names for names in unique):
         raise DeclarationError(
             f"class {cls.__name__}(…, unique={unique!r}): expected a list of tuples of names, such as "
             '`unique=[("user", "day")]`. A single property says Property(unique=True).'
         )
     return [tuple(names) for names in unique]
+
+
+def _is_list(given: object) -> bool:
+    return isinstance(given, list | tuple)
 
 
 class Relation(Entity, abstract=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 import pytest
@@ -10,7 +11,9 @@ from ensue import (
     Average,
     Computed,
     Count,
+    DeclarationError,
     Entity,
+    Interaction,
     Many,
     Maybe,
     Mutation,
@@ -29,6 +32,10 @@ case = Cases()
 @pytest.mark.parametrize("name", case.declare)
 def test_one_problem(name: str) -> None:
     case.check(name)
+
+
+class Pay(Interaction):
+    order: int
 
 
 # --- States -----------------------------------------------------------------------------------------------------------
@@ -184,3 +191,155 @@ def a_collection_in_a_computation() -> Any:
         many = Computed[bool](lambda b: b.a.items == 3)
 
     return A, B
+
+
+# --- Machines ---------------------------------------------------------------------------------------------------------
+
+
+@case(
+    "Order.status: no transition leads to 'pendng', from which one starts, and it is not the initial state. Did you mean 'pend"
+)
+def a_transition_from_nowhere() -> Any:
+    class Order(Entity):
+        status = StateMachine(
+            initial="pending", transitions=[Transition("pendng", "paid", on=Pay, record=lambda e: e.order)]
+        )
+
+    return Order, Pay
+
+
+@case("Order.status: record= of a Transition is 3; expected a function of the event")
+def a_target_that_is_no_function() -> Any:
+    class Order(Entity):
+        status = StateMachine(
+            initial="pending",
+            transitions=[Transition("pending", "paid", on=Pay, record=3)],  # type: ignore[call-overload]
+        )
+
+    return Order, Pay
+
+
+@case("Order.status: transitions= holds 'paid'; expected a list of Transition(source, target, on=…, record=…)")
+def a_transition_that_is_none() -> Any:
+    class Order(Entity):
+        status = StateMachine(initial="pending", transitions=["paid"])  # type: ignore[call-overload]
+
+    return Order
+
+
+@case("Order.status: 3 is no state; expected a name or a State")
+def a_state_that_is_none() -> Any:
+    class Order(Entity):
+        status = StateMachine(initial="open", transitions=[Transition(3, "paid", on=Pay, record=id)])  # type: ignore[call-overload]
+
+    return Order, Pay
+
+
+# --- Members ----------------------------------------------------------------------------------------------------------
+
+
+@case("A.x: it has no annotation, and what has none is derived. Write `x: Property[int] = Property(default=3)`.")
+def a_property_without_an_annotation() -> Any:
+    class A(Entity):
+        x = Property(default=3)  # pyright: ignore[reportGeneralTypeIssues]
+        more = Computed[int](lambda a: a.x + 1)
+
+    return A
+
+
+@case("B.a: it has no annotation, and what has none is derived. Write `a: Maybe[…] = Maybe(default=None)`.")
+def a_link_without_an_annotation() -> Any:
+    class B(Entity):
+        a = Maybe(default=None)  # type: ignore[var-annotated]
+
+    return B
+
+
+def test_a_tool_gives_members_without_annotations() -> None:
+    made = Entity.define("Made", x=Property(default=3), y=Property[str](default="y"))
+    assert {field.name: field.type.kind for field in freeze_all(made).records["Made"].fields.values()} == {
+        "x": "int",
+        "y": "str",
+    }
+
+
+class Stamped:
+    at: Property[int] = Property(default=0)
+
+
+@case(
+    "Note.at: it stands in Stamped, which is a plain class, so it would be lost. Write `class Stamped(Entity, abstract=True)`."
+)
+def a_member_of_a_plain_class() -> Any:
+    class Note(Stamped, Entity):
+        text: Property[str]
+
+    return Note
+
+
+@case("A.xmin: PostgreSQL has a column 'xmin' of its own in every table. Choose another name.")
+def a_name_of_the_database() -> Any:
+    class A(Entity):
+        xmin: Property[int]
+
+    return A
+
+
+@pytest.mark.parametrize("name", ["a b", "", "1", 3])
+def test_a_defined_name_is_one(name: Any) -> None:
+    with pytest.raises(DeclarationError, match="is no name"):
+        Entity.define(name, x=Property[int])
+
+
+@pytest.mark.parametrize("unique", [3, "ab", ["ab"], [()]])
+def test_unique_is_a_list_of_tuples(unique: Any) -> None:
+    with pytest.raises(DeclarationError, match="expected a list of tuples of names"):
+        type(Entity)("A", (Entity,), {}, unique=unique)  # type: ignore[call-overload]
+
+
+def test_derived_is_a_transform() -> None:
+    with pytest.raises(DeclarationError, match="expected a Transform"):
+        type(Entity)("A", (Entity,), {}, derived=3)  # type: ignore[call-overload]
+
+
+# --- Values -----------------------------------------------------------------------------------------------------------
+
+
+@case("A.at: default= is the naive datetime datetime.datetime(2020, 1, 1, 0, 0); give it a time zone")
+def a_default_without_a_time_zone() -> Any:
+    class A(Entity):
+        at: Property[datetime] = Property(default=datetime(2020, 1, 1))  # noqa: DTZ001  # the mistake
+
+    return A
+
+
+@case("A.n: default= is the integer 9223372036854775808, which needs more than 64 bits")
+def a_default_that_is_too_large() -> Any:
+    class A(Entity):
+        n: Property[int] = Property(default=2**63)
+
+    return A
+
+
+@case("A.kind: default='c' is none of 'a', 'b'.")
+def a_default_that_is_none_of_the_values() -> Any:
+    class A(Entity):
+        kind: Property[Literal["a", "b"]] = Property(default="c")  # type: ignore[arg-type]
+
+    return A
+
+
+@case("A.n: check= is 3; expected a function of the value")
+def a_check_that_is_no_function() -> Any:
+    class A(Entity):
+        n: Property[int] = Property(check=3)  # type: ignore[call-overload]
+
+    return A
+
+
+@case("A.n: In the function given as check=: An expression has no truth value in Python")
+def a_check_with_and() -> Any:
+    class A(Entity):
+        n: Property[int] = Property(check=lambda v: v > 3 and v < 5)
+
+    return A

@@ -97,7 +97,7 @@ class Transition:
         record: Callable[[I], object],
     ) -> None: ...
     def __init__(self, source: Any, target: Any, *, on: Any, record: Callable[[Any], object]) -> None:
-        several: tuple[Any, ...] = (source,) if isinstance(source, str | State) else tuple(source)
+        several = cast("Iterable[Any]", source) if isinstance(source, list | tuple | set | frozenset) else (source,)
         self.sources = tuple(_name(item) for item in several)
         self.target = _name(target)
         self.on: Any = on
@@ -122,11 +122,16 @@ class StateMachine(Computation[T]):
     def __init__(self, *, initial: Any, transitions: Iterable[Transition], states: Sequence[Any] = ()) -> None:
         super().__init__()
         self.initial = _name(initial)
-        self.transitions = tuple(transitions)
-        self.states: tuple[str | State, ...] = tuple(states)
+        given: Any = transitions
+        self.transitions: tuple[Transition, ...] = (
+            tuple(cast("Iterable[Any]", given)) if isinstance(given, Iterable) else (given,)
+        )
+        self.states: tuple[str | State, ...] = (states,) if isinstance(states, str) else tuple(states)
 
     def references(self) -> Iterable[Any]:
         for transition in self.transitions:
+            if not isinstance(cast("Any", transition), Transition):
+                continue
             mutation = mutation_of(transition)
             yield transition.on if mutation is None else mutation.record
 
@@ -157,16 +162,36 @@ class StateMachine(Computation[T]):
         return _value(scope.declared, self._states(), self.initial, by_function=by_function)
 
     def _states(self) -> tuple[str, ...]:
+        self._require_states()
         if self.states:
             states = tuple(dict.fromkeys(_name(item) for item in self.states))
         else:
             named = [name for item in self.transitions for name in (*item.sources, item.target) if name != "*"]
             states = tuple(dict.fromkeys((self.initial, *named)))
+            reached = dict.fromkeys((self.initial, *(item.target for item in self.transitions)))
+            for name in states:
+                if name not in reached:
+                    raise DeclarationError(
+                        f"no transition leads to {name!r}, from which one starts, and it is not the initial state."
+                        f"{suggestion(name, reached)} If records are in it all the same, name all states in states=."
+                    )
         if self.initial not in states:
             raise DeclarationError(
                 f"the initial state {self.initial!r} is not among states=.{suggestion(self.initial, states)}"
             )
         return states
+
+    def _require_states(self) -> None:
+        names: list[Any] = [self.initial, *map(_name, self.states)]
+        for item in cast("tuple[Any, ...]", self.transitions):
+            if not isinstance(item, Transition):
+                raise DeclarationError(
+                    f"transitions= holds {item!r}; expected a list of Transition(source, target, on=…, record=…)."
+                )
+            names += [*item.sources, item.target]
+        for name in names:
+            if not isinstance(name, str):
+                raise DeclarationError(f"{name!r} is no state; expected a name or a State.")
 
 
 def mutation_of(transition: Transition) -> Mutation[Any] | None:
@@ -180,6 +205,10 @@ def _name(state: str | State) -> str:
 
 
 def _built(transition: Transition, states: tuple[str, ...], scope: Scope) -> TransitionModel:
+    if not callable(transition.record):
+        raise DeclarationError(
+            f"record= of a Transition is {transition.record!r}; expected a function of the event, such as `lambda e: e.order`."
+        )
     for name in (*transition.sources, transition.target):
         if name not in states and not (name == "*" and name in transition.sources):
             raise DeclarationError(f"{name!r} is no state of {scope.host}.{scope.name}.{suggestion(name, states)}")

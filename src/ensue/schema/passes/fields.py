@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from ensue.errors import DeclarationError, PlannedError
-from ensue.expression.resolve import resolve
+from ensue.expression.literals import LiteralError, constant
+from ensue.expression.resolve import call_traced, resolve
 from ensue.expression.trace import Expr, Path, Root, now
 from ensue.expression.types import ValueType
 from ensue.schema.computations.contract import Built, Computation, Declared
@@ -17,7 +18,7 @@ from ensue.schema.passes.build import REPORTED, Build
 from ensue.schema.passes.scope import FieldScope
 from ensue.schema.property import MISSING, PayloadField, Property
 from ensue.schema.schema import Draft
-from ensue.schema.written.body import Misfit, Unknown
+from ensue.schema.written.body import Misfit, Misplaced, Unknown
 from ensue.schema.written.names import suggestion
 from ensue.schema.written.value import DATETIME, accepts, payload_type, value_type, value_type_of
 
@@ -31,7 +32,7 @@ def build_fields(build: Build) -> None:
                 "at", DATETIME, optional=False, column="at", origin=draft.origin
             )
         for name, member in draft.members.items():
-            if isinstance(member, Property | Computation | Misfit | Unknown):
+            if isinstance(member, Property | Computation | Misfit | Misplaced | Unknown):
                 try:
                     build.field(draft.name, name)
                 except DeclarationError as error:
@@ -47,6 +48,8 @@ def _field(build: Build, draft: Draft, name: str) -> FieldModel:
             f"the annotation {member.annotation!r} declares nothing. Write Property[…], One[…] or Maybe[…]; for a "
             "plain class attribute ClassVar[…]."
         )
+    if isinstance(member, Misplaced):
+        raise DeclarationError(member.problem)
     if isinstance(member, Misfit):
         raise DeclarationError(f"it is annotated as a {member.kind} and given {member.shown}. {member.advice}")
     if not isinstance(member, Property | Computation):
@@ -139,6 +142,11 @@ def _default(member: Property[Any], type_: ValueType, *, optional: bool) -> Any:
         raise DeclarationError(f"default={default!r} is none of {', '.join(map(repr, type_.values))}.")
     if not accepts(type_, default):
         raise DeclarationError(f"default={default!r} is no {type_}. Give a value of the property's type.")
+    if type_.kind != "json":
+        try:
+            constant(default, type_)
+        except LiteralError as error:
+            raise DeclarationError(f"default= is {error}.") from error
     return default
 
 
@@ -165,10 +173,14 @@ def _check(build: Build, draft: Draft, name: str, member: Property[Any]) -> None
     if member.check is None:
         return
     try:
+        if not callable(member.check):
+            raise DeclarationError(
+                f"check= is {member.check!r}; expected a function of the value, such as `lambda v: v >= 0`."
+            )
         if inspect.iscoroutinefunction(member.check):
             raise DeclarationError("check= is async, but it is traced as an expression. Write a plain lambda.")
         root = Root.parameter(draft.name)
-        found: Any = member.check(Path(root, (name,)))
+        found: Any = call_traced(cast("Any", member.check), Path(root, (name,)), what="check=")
         if not isinstance(found, Expr):
             raise DeclarationError(
                 f"check= gave {found!r}; expected a condition on the value, such as `lambda v: v >= 0`."

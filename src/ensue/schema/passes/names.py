@@ -20,6 +20,7 @@ TABLE_BYTES_MAX = 54
 COLUMN_BYTES_MAX = 63
 HIDDEN_BYTES = len("__sum__scale")
 """Of the longest suffix of what is kept, or computed in an audit, beside a derived column."""
+_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 _PREFIXES = {"ensue_": "the framework", "sqlite_": "SQLite"}
 
 
@@ -83,6 +84,11 @@ def _check_members(build: Build, draft: Draft) -> None:
 
 def _check_column(build: Build, draft: Draft, member: Member, name: str, *, columns: dict[str, str]) -> None:
     column = f"{name}_id" if isinstance(member, Link) else name
+    if column in _SYSTEM_COLUMNS:
+        build.problem(
+            f"{draft.name}.{name}: PostgreSQL has a column {column!r} of its own in every table. Choose another name.",
+            member.origin,
+        )
     first = columns.setdefault(column.lower(), name)
     if first != name:
         build.problem(
