@@ -7,8 +7,9 @@ never fetches.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar
 
 from ensue.errors import NotLoaded, UsageError
 from ensue.schema.written.names import suggestion
@@ -73,6 +74,16 @@ class Record:
     def __hash__(self) -> int:
         identity = self._values.get("id")
         return object.__hash__(self) if identity is None else hash((type(self), identity))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The model is the app's, and holds classes and functions that can't be pickled: what is unpickled knows its values.
+        return {"_values": self._values}
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return make_record(type(self), copy.deepcopy(self._values, memo), self._model)
 
     def __repr__(self) -> str:
         if self.__ensue_private__:

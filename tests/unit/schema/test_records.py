@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -122,6 +125,27 @@ def test_equality_is_that_of_type_and_id() -> None:
     assert Post.ref(3) != User.ref(3)
     assert Post(title="x") != Post(title="x")  # type: ignore[call-arg]
     assert len({Post.ref(3), Post.ref(3)}) == 1
+
+
+@pytest.mark.parametrize("again", [lambda r: pickle.loads(pickle.dumps(r)), copy.copy, copy.deepcopy])  # our own
+def test_a_record_can_be_pickled_and_copied(again: Callable[[Post], Any]) -> None:
+    user = make_record(User, {"id": 7, "name": "ann"}, MODEL)
+    post = make_record(Post, {"id": 3, "title": "x", "author": user, "editor": 9, "like_count": 0, "extra": 5}, MODEL)
+    made = again(post)
+    assert (made, hash(made), made.title, made.extra) == (post, hash(post), "x", 5)
+    assert (made.author.name, made.editor.id, made.editor == User.ref(9)) == ("ann", 9, True)
+    with pytest.raises(NotLoaded):
+        _ = made.likes
+    event = again(Write(post=Post.ref(3), text="x"))
+    assert (event.text, event.post.id, event.marks) == ("x", 3, [])
+
+
+def test_a_copy_keeps_the_model_and_shares_no_value() -> None:
+    post = make_record(Post, {"id": 3, "reviewer": 4, "extra": {"a": [1]}}, MODEL)
+    made: Any = copy.deepcopy(post)
+    assert made.reviewer.id == 4
+    assert made.extra == {"a": [1]}
+    assert made.extra is not post.extra  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # added by the app
 
 
 def test_the_id() -> None:
