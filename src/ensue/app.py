@@ -507,10 +507,12 @@ class AppRun:
         return self.options.deliver and self.options.setup
 
     def _committed(self, commit: Commit) -> None:
-        from ensue.integrations.running.targets import after_commit_row
-
         if commit.effects and self._delivers:
             self.delivery.wake()
+        if not commit.after_commit:
+            return
+        from ensue.integrations.running.targets import after_commit_row
+
         for effect in commit.after_commit:
             if not self.options.setup:
                 logger.warning("%s was not called: integrations are not set up in this run", effect.key)

@@ -25,7 +25,7 @@ from ensue.engine.dispatch import (
 from ensue.engine.dispatch import (
     idempotency_key as key_of,
 )
-from ensue.engine.engine import Engine
+from ensue.engine.engine import Engine, session_of
 from ensue.engine.events import NetChanges
 from ensue.engine.receive import Arrival, arrival, plan_arrivals
 from ensue.engine.store import Store
@@ -257,9 +257,9 @@ class Controller:
                 commit: Commit
 
                 async def begin() -> None:
-                    tx.session = await stack.enter_async_context(self.engine.driver.transaction())
+                    session = tx.session = await stack.enter_async_context(self.engine.driver.transaction())
                     if tx.lost:
-                        await tx.session.run(stand_in_line(tx.plan.dialect, tx.lost))
+                        await session.run(stand_in_line(tx.plan.dialect, tx.lost))
 
                 tx.opener = begin
                 await _guard(tx, asked)
@@ -299,7 +299,7 @@ class Controller:
             )
         await _guard(tx, asked)
         async with self.engine.transaction():
-            return await tx.session.run(body(tx))
+            return await session_of(tx).run(body(tx))
 
     # --- Reading --------------------------------------------------------------------------------------------------------
 

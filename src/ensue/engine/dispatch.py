@@ -46,9 +46,8 @@ class Dispatched:
 def event_values(plan: RecordPlan, interaction: Any, user: Any) -> dict[str, Any]:
     """The values of an interaction's event record, before they are admitted."""
     values = dict(record_values(interaction))
-    values["user"] = user
-    if "user" not in plan.normalise:
-        del values["user"]
+    if "user" in plan.normalise:
+        values["user"] = user
     return values
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ensue.clock import Clock
 from ensue.engine.announce import Announcer
@@ -23,7 +23,7 @@ from ensue.engine.violations import in_schema_words
 from ensue.engine.writing.ids import IdBlocks
 from ensue.errors import Conflict, ConstraintViolated, Unavailable, UsageError
 from ensue.plan.plan import Plan
-from ensue.store.driver import Driver
+from ensue.store.driver import Driver, Session
 from ensue.store.retry import stand_in_line, with_retry
 from ensue.store.statement import Work
 from ensue.telemetry import Switchboard
@@ -219,7 +219,7 @@ class Engine:
             listener(commit)
 
 
-def session_of(tx: Transaction) -> Any:
+def session_of(tx: Transaction) -> Session:
     """The session of an open transaction; a transaction that is about to end has none."""
     if tx.session is None:
         raise UsageError(

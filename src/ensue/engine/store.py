@@ -260,11 +260,12 @@ class Store:
     def _link(self, relation: Any, host: Any, item: Any) -> tuple[RecordPlan, dict[str, int]]:
         if not isinstance(relation, Path) or not relation.root.record or len(relation.steps) != 1:
             raise UsageError("link and unlink take a collection by its class, such as Post.tags.")
-        path = relation
-        plan = self._plan(path.root.record)
-        collection = plan.model.collections.get(path.steps[0])
+        plan = self._plan(relation.root.record)
+        collection = plan.model.collections.get(relation.steps[0])
         if collection is None:
-            raise DeclarationError(f"{plan.name}.{path.steps[0]} is no collection; link and unlink take an n:n one.")
+            raise DeclarationError(
+                f"{plan.name}.{relation.steps[0]} is no collection; link and unlink take an n:n one."
+            )
         name, near, far = writes.link_sides(plan, collection)
         return self._engine.plan.records[name], {near: _id(host, plan.name), far: _id(item, collection.target)}
 

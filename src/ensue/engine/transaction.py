@@ -15,6 +15,7 @@ from ensue.engine.propagation.changes import Changes, merge
 from ensue.engine.read.reads import Reader
 from ensue.engine.writing.ids import IdBlocks
 from ensue.plan.plan import Plan, Row
+from ensue.store.driver import Session
 
 ROUNDS_MAX = 100
 """How often events may cause events in one transaction before it counts as a loop."""
@@ -52,18 +53,14 @@ class Transaction:
     frames: list[Frame] = field(default_factory=lambda: [Frame()])
     rows: dict[str, dict[int, Row]] = field(default_factory=dict[str, dict[int, Row]])
     exclusive: dict[str, set[int]] = field(default_factory=dict[str, set[int]])  # of `rows`: those locked for update
-    derived: Changes = field(
-        default_factory=dict[str, dict[int, Any]]
-    )  # what propagation changed, not yet told to machines
-    prepared: dict[Any, Any] = field(
-        default_factory=dict[Any, Any]
-    )  # values of Custom.initial: a retry does not call again
-    born: dict[tuple[str, int], Row] = field(
-        default_factory=dict[tuple[str, int], Row]
-    )  # rows with Customs as they were inserted
-    allotted: set[tuple[str, int]] = field(
-        default_factory=set[tuple[str, int]]
-    )  # ids taken from our blocks before the insert
+    # What propagation changed, not yet told to machines.
+    derived: Changes = field(default_factory=dict[str, dict[int, Any]])
+    # Values of `Custom.initial`: a retry does not call again.
+    prepared: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    # Rows with Customs, as they were inserted.
+    born: dict[tuple[str, int], Row] = field(default_factory=dict[tuple[str, int], Row])
+    # Ids taken from our blocks before the insert.
+    allotted: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
     spans: int = 0  # how often pending changes were propagated
     propagating: bool = False
     ended: bool = False  # a task that was started inside may still hold it
@@ -71,7 +68,7 @@ class Transaction:
     cause: tuple[str, int] | None = None  # the event of its (first) dispatch, kept with its effects
     trace: str | None = None  # the trace that it belongs to, kept with its effects
     lost: int = 0  # how many conflicts its earlier attempts lost
-    session: Any = None
+    session: Session | None = None
     writable: bool = True
     opener: Callable[[], Awaitable[None]] | None = None  # starts it, when it has not been yet
 

@@ -20,8 +20,8 @@ from ensue.plan.lock_order import lock_orders, lock_ranks, locked_below, referen
 from ensue.plan.plan import EffectPlan, MachinePlan, Plan, RecordPlan, Referrer, Step, TransitionPlan, View
 from ensue.plan.statements import record_statements, row_encoder, row_function, select_by_link
 from ensue.plan.steps.build import compile_steps
-from ensue.plan.strata import Heights, Influence, link_name
-from ensue.plan.tables import SOURCE_COLUMN, build_tables, column_plans, short_name
+from ensue.plan.strata import Heights, Influence
+from ensue.plan.tables import SOURCE_COLUMN, build_tables, column_plans, link_of, short_name
 from ensue.plan.values import normaliser
 from ensue.plan.views import Layout, ViewBuilder, empty_view, function_of
 from ensue.schema.model import CustomModel, EffectModel, Formula, Machine, Model, RecordModel, TransitionModel
@@ -35,6 +35,7 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
     layout = _layout(model, dialect)
     heights = Heights(model)
     machines = _machines(layout)
+    derived = _derived_from_events(model)
     records = {name: _record(layout, heights, item, machines) for name, item in model.records.items()}
     # Listeners before steps: whether a step must give its rows back depends on who listens.
     watched = _watched(model, machines)
@@ -45,15 +46,13 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         for items in machines.values()
         for machine in items
     ]
-    moves += [
-        Influence(frozenset({source}), name) for source, names in _derived_from_events(model).items() for name in names
-    ]
+    moves += [Influence(frozenset({source}), name) for source, names in derived.items() for name in names]
     strata, reach = compile_steps(layout, heights, watched, read=_read_by_listeners(records), moves=moves)
     for record in records.values():
         _initial_formulas(layout, heights, record, exclusive=reach[record.name])
         record.settled_before = _settled_before(record, strata)
     ranks = lock_ranks(model)
-    orders = lock_orders(layout, _derived_from_events(model), ranks) if dialect == "postgresql" else {}
+    orders = lock_orders(layout, derived, ranks) if dialect == "postgresql" else {}
     return Plan(
         model=model,
         dialect=dialect,
@@ -65,7 +64,7 @@ def compile_plan(model: Model, dialect: Dialect) -> Plan:
         references={name: references(layout, name, ranks, reach[name]) for name in model.records},
         lock_orders=orders,
         locked_below=locked_below(strata, orders),
-        derived_from_events=_derived_from_events(model),
+        derived_from_events=derived,
         effect_records=frozenset(effect.record for effect in model.effects.values()),
         delete_reach=_delete_reach(records),
         derived_listeners=tuple(
@@ -310,6 +309,7 @@ def _settled_before(record: RecordPlan, strata: tuple[tuple[Step, ...], ...]) ->
 
 def _effect(layout: Layout, effect: EffectModel) -> EffectPlan:
     record = effect.record
+    model = layout.model.records[record]
     where_view, where = empty_view(record), None
     order_view, order_by = empty_view(record), None
     if effect.where is not None:
@@ -319,5 +319,5 @@ def _effect(layout: Layout, effect: EffectModel) -> EffectPlan:
     delay_view, delay = empty_view(record), None
     if isinstance(effect.delay, Node):
         delay_view, delay = function_of(layout, record, effect.delay)
-    of = tuple(layout.position(record, link_name(layout.model, record, name)) for name in effect.of)
+    of = tuple(layout.position(record, link_of(model, name)) for name in effect.of)
     return EffectPlan(effect, of, where_view, where, order_view, order_by, delay_view, delay)

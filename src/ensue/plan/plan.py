@@ -324,16 +324,13 @@ class Plan:
     locked_below: Mapping[str, tuple[Below, ...]]  # by the record type that is referred to
     derived_from_events: Mapping[str, tuple[str, ...]]  # interaction -> record types that a Transform creates from it
     effect_records: frozenset[str]  # record types with side effects
-    delete_reach: Mapping[
-        str, frozenset[str]
-    ]  # listened-to record types that a deletion of each can change, itself included
+    delete_reach: Mapping[str, frozenset[str]]  # listened-to types that a deletion of each can change, itself included
     derived_listeners: tuple[str, ...]  # record types on whose changes by propagation a state machine may move
     ddl: tuple[Statement, ...]
     fingerprint: Mapping[str, Any]
     by_table: Mapping[str, RecordPlan] = field(default_factory=dict[str, RecordPlan])
-    checks: Mapping[str, tuple[str, str]] = field(
-        default_factory=dict[str, tuple[str, str]]
-    )  # constraint -> (record, field)
+    # By the name of the constraint: record and field.
+    checks: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     statements: dict[Any, Statement] = field(default_factory=dict[Any, Statement])
     assigns: dict[Any, tuple[Statement, Callable[[Sequence[Row]], Sequence[Any]]]] = field(
         default_factory=dict[Any, Any]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ensue.errors import DeclarationError, Problem
 from ensue.expression.nodes import Node, columns
+from ensue.plan.tables import link_of
 from ensue.schema.model import Aggregate, CustomModel, FieldModel, Formula, Machine, Model, RecordModel
 
 EXISTENCE = "*"
@@ -103,7 +104,7 @@ class Heights:
         """One more than the highest link on a way: an edge finds its host by links that may derive, too."""
         height, at = 0, record
         for step in path:
-            link = link_name(self.model, at, step)
+            link = link_of(self.model.records[at], step)
             height = max(height, self.of(at, link))
             at = self.model.records[at].links[link].target
         return 1 + height
@@ -136,19 +137,9 @@ def reads(model: Model, record: str, node: Node) -> Iterator[ColumnKey]:
     for column in columns(node):
         at = record
         for step in column.path:
-            yield at, link_name(model, at, step)
-            at = model.records[at].links[link_name(model, at, step)].target
-        yield at, link_name(model, at, column.field)
-
-
-def link_name(model: Model, record: str, name: str) -> str:
-    """The member that `name` means on `record`: `source` and `target` of a relation stand for its two links."""
-    item = model.records[record]
-    if name == "source" and item.source is not None:
-        return item.source
-    if name == "target" and item.target is not None:
-        return item.target
-    return name
+            yield at, link_of(model.records[at], step)
+            at = model.records[at].links[link_of(model.records[at], step)].target
+        yield at, link_of(model.records[at], column.field)
 
 
 def read_columns(model: Model) -> frozenset[ColumnKey]:

@@ -1,7 +1,7 @@
 """`audit`: compare everything derived with its definition, computed from scratch in the database, and repair what differs.
 
 Decides the snapshot, the order of repairs and the locks; the statements are `plan.recompute`'s, the rules beside them
-`audit_invariants`'. Invariants: an audit that only reads sees one state of the database, so a live one is never found wrong by
+`invariants`'. Invariants: an audit that only reads sees one state of the database, so a live one is never found wrong by
 being in motion; a repair computes a host's values in a later statement than the one that locked it.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ensue.clock import SystemClock
-from ensue.engine.audit.invariants import check_invariants, invariants, missing_globals
+from ensue.engine.audit.invariants import check_invariants, missing_globals
 from ensue.engine.audit.report import AuditReport, Finding, format_report
 from ensue.engine.engine import Engine
 from ensue.engine.propagation.customs import recomputed
@@ -131,7 +131,7 @@ class _Audit:
         plan = self.plan
         yield from self._globals()
         # First, as more is computed from what they repair.
-        broken = yield from check_invariants(plan, invariants(plan), repair=self.repair)
+        broken = yield from check_invariants(plan, repair=self.repair)
         for check in recomputes(plan):
             yield from self._count(check.step.record if isinstance(check, TransformCheck) else check.record)
             if isinstance(check, TransformCheck):

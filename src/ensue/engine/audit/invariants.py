@@ -6,7 +6,7 @@ and none on a right database.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any
 
 from ensue.engine.audit.report import Finding
 from ensue.expression.sql import encoder, literal, sqlalchemy_dialect
@@ -15,8 +15,6 @@ from ensue.plan.statements import Text
 from ensue.plan.tables import SLOT_COLUMN, SOURCE_COLUMN
 from ensue.schema.model import Aggregate
 from ensue.store.statement import Run, Statement, Work
-
-_CACHE_KEY: Final = ("audit", "invariants")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +28,10 @@ class Invariant:
     repair: Statement | None = None
 
 
-def invariants(plan: Plan) -> tuple[Invariant, ...]:
-    """Every rule of a plan."""
-    cache = cast("dict[Any, Any]", plan.statements)
-    if _CACHE_KEY not in cache:
-        cache[_CACHE_KEY] = tuple(item for record in plan.records.values() for item in _invariants(plan, record))
-    return cache[_CACHE_KEY]
-
-
-def check_invariants(plan: Plan, rules: tuple[Invariant, ...], *, repair: bool) -> Work[list[Finding]]:
-    """Run the rules; those that know what is right repair it, if asked to."""
+def check_invariants(plan: Plan, *, repair: bool) -> Work[list[Finding]]:
+    """Run every rule of a plan; those that know what is right repair it, if asked to."""
     found: list[Finding] = []
-    for rule in rules:
+    for rule in _invariants(plan):
         rows: list[tuple[int, Any]] = yield Run(rule.select)
         decode = rule.column.decode
         mends = repair and rule.repair is not None
@@ -66,7 +56,12 @@ def missing_globals(plan: Plan) -> Work[list[str]]:
     return missing
 
 
-def _invariants(plan: Plan, record: RecordPlan) -> Iterator[Invariant]:
+def _invariants(plan: Plan) -> Iterator[Invariant]:
+    for record in plan.records.values():
+        yield from _invariants_of(plan, record)
+
+
+def _invariants_of(plan: Plan, record: RecordPlan) -> Iterator[Invariant]:
     for field in record.model.fields.values():
         if isinstance(field.computation, Aggregate):
             yield from _counters(plan, record, field.name, field.computation)

@@ -136,9 +136,9 @@ class Groups:
         self._committed = committed
         self._lanes: dict[str, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._one_writer = driver().dialect == "sqlite"
-        self._under_way_max = 1 if self._one_writer else UNDER_WAY_MAX
         dialect = driver().dialect
+        self._one_writer = dialect == "sqlite"
+        self._under_way_max = 1 if self._one_writer else UNDER_WAY_MAX
         self._others = shared_effects(dialect)
 
     async def write(self, kind: str, start: Start, alone: Callable[[], Awaitable[T]]) -> T:

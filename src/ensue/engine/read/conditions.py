@@ -130,7 +130,7 @@ class Conditions:
 
     # --- Lowering -----------------------------------------------------------------------------------------------------
 
-    def _lower(self, node: Node, source: Source, *, filter: bool) -> Column:  # the name that `lower` gives it
+    def _lower(self, node: Node, source: Source, *, filter: bool) -> Column:
         self._enclosing.append(source)
         try:
             # In parentheses: SQLAlchemy does not know how loosely the operators in it bind.

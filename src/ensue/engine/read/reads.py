@@ -115,9 +115,7 @@ def find_one(
     return found[0] if found else None
 
 
-def get(
-    reader: Reader, record: Any, id: Any, *, fields: Sequence[Any] | None = None
-) -> Work[Any]:  # the public name of it
+def get(reader: Reader, record: Any, id: Any, *, fields: Sequence[Any] | None = None) -> Work[Any]:
     """The record with that id. Raises NotFound if there is none."""
     found = yield from find(reader, record, id == _ID, fields=fields)
     if not found:

@@ -16,6 +16,7 @@ from typing import Any, cast
 from ensue.errors import DeclarationError, Problem
 from ensue.expression.nodes import Hop
 from ensue.expression.trace import Expr, Path, Shape
+from ensue.plan.tables import link_of
 from ensue.schema.model import FieldModel, LinkModel, Model, RecordModel
 
 DEPTH_MAX = 8
@@ -174,11 +175,7 @@ class _Selecting:
 
 def link_named(record: RecordModel, name: str) -> LinkModel | None:
     """The to-one link `name`, also under the generic names `source` and `target` of a relation."""
-    if name == "source" and record.source is not None:
-        name = record.source
-    elif name == "target" and record.target is not None:
-        name = record.target
-    return record.links.get(name)
+    return record.links.get(link_of(record, name))
 
 
 def problem(message: str) -> DeclarationError:
