@@ -146,6 +146,8 @@ class Expr(Generic[T]):
                 f"{self!r}.in_({values!r}) was given one text, whose characters nobody means. "
                 f"Write .in_([{values!r}]), or == {values!r}."
             )
+        if not isinstance(cast("Any", values), Iterable):
+            raise ExpressionError(f"{self!r}.in_({values!r}) was given no list. Write .in_([…]), or == for one value.")
         return Operation("in", (self, Literal(tuple(values))))
 
     def is_null(self) -> Expr[bool]:
@@ -197,7 +199,7 @@ class Operation(Expr[Any]):
         self.args = args
 
     def __repr__(self) -> str:
-        first, *rest = [f"({item!r})" if isinstance(item, Operation) else repr(item) for item in self.args] or ["now"]
+        first, *rest = [f"({item!r})" if _binds_less(item) else repr(item) for item in self.args] or ["now"]
         if self.op in _INFIX:
             return f"{first} {_INFIX[self.op]} {rest[0]}"
         if self.op in _PREFIX:
@@ -212,6 +214,10 @@ _INFIX = dict(
     eq="==", ne="!=", lt="<", le="<=", gt=">", ge=">=", add="+", sub="-", mul="*", div="/", **{"and": "&", "or": "|"}
 )
 _PREFIX = {"not": "~", "neg": "-"}
+
+
+def _binds_less(item: Expr[Any]) -> bool:
+    return isinstance(item, Operation) and (item.op in _INFIX or item.op in _PREFIX)
 
 
 class Path(Expr[Any]):
@@ -302,8 +308,10 @@ def match(path: str, operator: str, value: object) -> Expr[bool]:
 
     `operator` is one of `=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `is null`, `is not null`.
     """
+    if not isinstance(cast("Any", path), str):
+        raise ExpressionError(f'match() got the path {path!r}; expected names, such as "author.name".')
     subject = Path(Root(None), tuple(path.split(".")))
-    build = _MATCHES.get(operator.lower())
+    build = _MATCHES.get(operator.lower()) if isinstance(cast("Any", operator), str) else None
     if build is None:
         raise ExpressionError(f"match() got the operator {operator!r}; expected one of {', '.join(_MATCHES)}.")
     return build(subject, value)

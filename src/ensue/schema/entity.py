@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, cast, dataclass_transform
 
-from ensue.errors import DeclarationError, Origin, PlannedError
+from ensue.errors import DeclarationError, Origin, PlannedError, UsageError
 from ensue.expression.trace import Expr, Path, Root, Shape
 from ensue.schema.member import Member
 from ensue.schema.property import Property
@@ -109,7 +109,11 @@ class Entity(Declared):
 
     @classmethod
     def ref(cls, id: int) -> Self:  # the public name of it
-        """A record known by its id only: `Post(author=User.ref(7))`."""
+        """A record known by its id only: `Post(author=User.ref(7))`. Raises UsageError for what is no number."""
+        if not isinstance(cast("Any", id), int) or isinstance(id, bool):
+            raise UsageError(
+                f"{cls.__name__}.ref({id!r}): expected an id, which is a number. A record is given as it is."
+            )
         return make_record(cls, {"id": id}, None)
 
     @classmethod

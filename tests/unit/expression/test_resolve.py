@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -215,8 +215,7 @@ ERRORS: list[tuple[str, Callable[[Any], Any]]] = [
     ("User has no 'zzz' (in Post.author.zzz). It has: id, name, posts, profile, team.", lambda p: p.author.zzz),
     ("Post.title is a value (str): 'size' can't follow it in Post.title.size.", lambda p: p.title.size == 3),
     (
-        "so Post.comments.score has no single value here. Declare an AnyOf, Count or Max over comments on Post and use "
-        "its name.",
+        "so Post.comments.score has no single value here. Declare an AnyOf, Count or Max over comments on Post and",
         lambda p: p.comments.score > 3,
     ),
     (
@@ -345,3 +344,33 @@ def test_an_expected_type_is_held_to() -> None:
 def test_upper_is_refused_inside_postgresql() -> None:
     with pytest.raises(DeclarationError, match=r"`\.upper\(\)` can't run inside PostgreSQL, where it could differ"):
         lower(Call("upper", (Constant("x", semantics.STR),), semantics.STR, False), None, "postgresql")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda: Path(Root("Post"), ("likes",)).in_(cast("Any", 3)), r"Post\.likes\.in_\(3\) was given no list"),
+        (lambda: match(cast("Any", 3), "=", 3), "the path 3; expected names"),
+        (lambda: match("likes", cast("Any", 3), 3), "the operator 3; expected one of"),
+    ],
+)
+def test_what_is_no_operand_is_refused_at_once(write: Callable[[], Any], told: str) -> None:
+    with pytest.raises(ExpressionError, match=told):
+        write()
+
+
+@pytest.mark.parametrize(
+    ("expression", "shown"),
+    [
+        (
+            (Path(Root("Post"), ("likes",)) + 1 > 3) & ~(Path(Root("Post"), ("title",)) == "x"),
+            "((Post.likes + 1) > 3) & (~(Post.title == 'x'))",
+        ),
+        (-Path(Root("Post"), ("likes",)), "-Post.likes"),
+        (Path(Root("Post"), ("title",)).upper().in_(["A"]), "Post.title.upper().in_(['A'])"),
+        (Path(Root("Post"), ("title",)).is_null() | (now > now), "Post.title.is_null() | (now > now)"),
+        (Path(Root("Post"), ("comments",)).any(lambda c: c.score > 3), "Post.comments.any(_.score > 3)"),
+    ],
+)
+def test_an_expression_is_shown_as_it_was_written(expression: Any, shown: str) -> None:
+    assert repr(expression) == shown

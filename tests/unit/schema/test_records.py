@@ -227,3 +227,9 @@ def test_an_effect_as_json() -> None:
         '{"type":"update","record_name":"Post","record":{"id":1,"title":"x","author":{"id":7},"editor":{"id":8}},'
         '"old_record":null,"changed":["title"],"key":"k"}'
     )
+
+
+@pytest.mark.parametrize("wrong", ["7", None, True, User(name="x")])
+def test_a_reference_takes_a_number(wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"^User\.ref\(.*\): expected an id, which is a number"):
+        User.ref(wrong)
