@@ -128,11 +128,18 @@ class PropertySpec:
         """The computation, the app's own first."""
         member = self._draft.members[self._name]
         stated = cast("Computation[Any]", member) if isinstance(member, Computation) else None
-        return self._draft.computations.get(self._name) or stated
+        return self._draft.computations.get(self._name, stated)
 
     def replace(self, value: Computation[Any]) -> None:
         """Let the property be computed by `value`, keeping its type."""
-        self._schema.require_open(f"changing {self._draft.name}.{self._name}")
+        where = f"{self._draft.name}.{self._name}"
+        self._schema.require_open(f"changing {where}")
+        if not isinstance(value, Computation):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DeclarationError(
+                f"{where}.computation = {value!r}: expected a computation, such as Custom(…), Computed(…) or StateMachine(…)."
+            )
+        if not isinstance(self._draft.members[self._name], Property | Computation):
+            raise DeclarationError(f"{where} is a link, and only properties are computed. Add a property for it.")
         self._draft.computations[self._name] = value
 
 
@@ -151,6 +158,8 @@ class EntitySpec:
     def add_property(self, name: str, definition: Any, /) -> None:
         """Add a property, a link or a computation: `add_property("status", Property[str])`."""
         self._schema.require_open(f"adding {self._draft.name}.{name}")
+        if not isinstance(name, str) or not name.isidentifier():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DeclarationError(f"{self._draft.name}: {name!r} is no name, as a class statement would have it.")
         if name in self._draft.members:
             raise DeclarationError(
                 f"{self._draft.name} already has {name!r}. To compute it use schema.property({self._draft.name}, "
@@ -208,6 +217,8 @@ class Schema:
 
     def subclasses(self, of: type[E], /) -> Sequence[type[E]]:
         """Every record type of this app that is declared as an `of`."""
+        if not isinstance(of, type):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DeclarationError(f"schema.subclasses({of!r}): expected the class that they inherit from.")
         return [draft.cls for draft in self.drafts.values() if issubclass(draft.cls, of) and draft.cls is not of]
 
     def property(self, of: type[Entity] | EntitySpec | str, name: str, /) -> PropertySpec:

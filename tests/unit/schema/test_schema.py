@@ -6,7 +6,7 @@ import subprocess
 import sys
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import pytest
@@ -244,6 +244,33 @@ def test_registries() -> None:
         schema.entity(Item).add_property("name", Property[str])
     with pytest.raises(DeclarationError, match=r"expected Property\[…\]"):
         schema.entity(Item).add_property("rank", 3)
+    with pytest.raises(DeclarationError, match="Item: 'a rank' is no name"):
+        schema.entity(Item).add_property("a rank", Property[int])
+    with pytest.raises(DeclarationError, match=r"subclasses\('Item'\): expected the class that they inherit from"):
+        schema.subclasses(cast("Any", "Item"))
+
+
+def test_what_a_property_is_computed_by_can_be_read_and_must_be_a_computation() -> None:
+    schema = Schema.collect(entities=[Item])
+    name = schema.property(Item, "name")
+    assert name.computation is None
+    name.computation = given = Custom(initial=lambda r: "x")
+    assert name.computation is given
+    for wrong in (None, "x", lambda item: item.name):
+        with pytest.raises(DeclarationError, match=r"Item.name.computation = .*: expected a computation"):
+            name.computation = wrong
+    with pytest.raises(DeclarationError, match=r"Item.tags is a link, and only properties are computed"):
+        schema.property(Item, "tags").computation = Count(Item.tags)
+
+
+def test_what_is_wrong_with_a_computation_that_was_given_to_a_property_is_told_with_its_line() -> None:
+    schema = Schema.collect(entities=[Item])
+    schema.property(Item, "name").computation = Computed[int](lambda item: item.id + 1)
+    with pytest.raises(DeclarationError, match=r"Item\.name: the expression gives int, but str was declared") as told:
+        freeze(schema)
+    [problem] = told.value.problems
+    assert problem.origin is not None
+    assert problem.origin.file == __file__
 
 
 def test_an_entity_without_a_class_statement() -> None:

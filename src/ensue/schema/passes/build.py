@@ -169,7 +169,7 @@ class Build:
     def origin(self, record: str, name: str) -> Origin:
         """Where a member is declared, or the computation that replaces it."""
         draft = self.drafts[record]
-        member = draft.computations.get(name) or draft.members.get(name)
+        member = draft.computations.get(name, draft.members.get(name))
         return draft.origin if member is None else member.origin
 
     def cycle(self, path: list[tuple[str, str]]) -> DeclarationError:
