@@ -195,6 +195,21 @@ class TestEnds:
         ):
             await silence(talk)
 
+    @pytest.mark.parametrize(
+        ("query", "headers", "status"),
+        [("a" * 8200, "", b"414"), ("", f"Cookie: {'a' * 8200}\r\n", b"431"), ("", "X-Some: a\r\n" * 200, b"431")],
+    )
+    async def test_a_handshake_that_is_too_large_is_answered(
+        self, shop: Served, query: str, headers: str, status: bytes
+    ) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", shop.port)
+        upgrade = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        writer.write(f"GET /ws?{query} HTTP/1.1\r\n{upgrade}{key}{headers}\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), WAIT_SECONDS)
+        assert answer.split()[1] == status
+        writer.close()
+
     async def test_clients_that_vanish_leave_nothing(self, shop: Served) -> None:
         serving = shop.app.running
         assert serving is not None

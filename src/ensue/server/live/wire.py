@@ -1,6 +1,7 @@
 """uvicorn's protocol for WebSockets, with a way for many frames past ASGI.
 
-Decides when frames may be written. Leaves handshake, pings and closing to uvicorn, and what is written to `flush`.
+Decides when frames may be written, and ends a handshake that can't be read. Leaves the others, pings and closing to
+uvicorn, and what is written to `flush`.
 Invariant: nothing is written to a client that does not take what it was sent, or to whom the end was said.
 """
 
@@ -18,6 +19,15 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     """`uvicorn.Config(..., ws=FrameProtocol)`, as `ensue run` does: sending to many costs less than half."""
 
     on_resume: Callable[[], None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # Too long a line, or too many headers: the refusal is ready, but uvicorn writes answers to requests only, of which
+            # there will be none, and whoever connects would wait for ever.
+            self.handshake_complete = self.close_sent = True
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
 
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = cast("dict[str, Any]", self.scope).setdefault("extensions", {})
