@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ensue import Controller, DispatchResult, Interaction, Ref, Store, match
+from ensue import Controller, DispatchResult, Interaction, Ref, Store, match, total
 from tests.typing.declaring import Comment, Like, Post, Site, Tag, User
 
 
@@ -31,7 +31,10 @@ async def read(store: Store, user: User) -> None:
     rows = await store.find("UserChannel", match("source.id", "=", user.id), fields=["id", ["target", ["id"]]])
     tagged = await store.find(Post.tags.relation)
     likes = await store.find(Like, Like.user == user)
-    print(listed, post, one, n, site.total_posts, rows, tagged, likes)
+    by_author: list[tuple[str, int]] = await store.select(Post.author.name, total(Post.comment_count)).group_by(
+        Post.author.name
+    )
+    print(listed, post, one, n, site.total_posts, rows, tagged, likes, by_author)
     for item in posts:
         print(item.title.upper(), item.author.name, [comment.text for comment in item.comments])
         print(item.titel)  # type error

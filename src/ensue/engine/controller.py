@@ -38,7 +38,7 @@ from ensue.schema.event import DispatchResult
 from ensue.schema.incoming import Incoming
 from ensue.schema.interaction import Context, Interaction
 from ensue.schema.model import InteractionModel, Model
-from ensue.schema.record import record_values
+from ensue.schema.record import Record, record_values
 from ensue.store.driver import Driver, Session
 from ensue.store.inbox_table import CLOSED, StoredMessage, message_state
 from ensue.store.retry import stand_in_line, with_retry
@@ -132,6 +132,9 @@ class Controller:
 
     async def dispatch_many(self, interactions: Iterable[M], /, *, user: object = None) -> list[DispatchResult[M]]:
         """Dispatch several in one transaction and one propagation; all or none. Each result has the changes of the whole."""
+        if isinstance(interactions, Record):
+            name = type(interactions).__name__
+            raise UsageError(f"dispatch_many takes several interactions, and was given one {name}. Call `dispatch`.")
         given = list(interactions)
         prepared: list[tuple[RecordPlan, dict[str, Any], Any]] = []
         for interaction in given:
@@ -194,6 +197,9 @@ class Controller:
 
     def _interaction(self, interaction: object) -> InteractionModel:
         model = self._by_class.get(type(interaction))
+        if model is None and isinstance(interaction, type) and interaction in self._by_class:
+            name = interaction.__name__
+            raise UsageError(f"{name} was given as a class; expected an interaction with its payload: {name}(…).")
         if model is None:
             known = ", ".join(sorted(self.model.interactions)) or "none"
             raise DeclarationError(

@@ -5,9 +5,10 @@ Decides what the public calls accept; leaves what they do to `writes` and `read`
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Never, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
 from ensue.engine.callbacks import running
 from ensue.engine.collector import held_for
@@ -26,9 +27,21 @@ from ensue.store.statement import Work
 
 E = TypeVar("E", bound=Entity)
 G = TypeVar("G", bound=Globals)
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 V = TypeVar("V")
 Fields = Sequence[Any] | None
 Ordering = Expr[Any] | Order
+
+
+if TYPE_CHECKING:
+
+    class Select(Generic[V]):
+        """What `select` is to give, for checkers: to be awaited, a list of rows."""
+
+        def group_by(self, *keys: Expr[Any]) -> Self: ...
+        def __await__(self) -> Generator[Any, None, list[V]]: ...
 
 
 class Store:
@@ -101,7 +114,7 @@ class Store:
     async def get(self, record: str, id: int, /, *, fields: Fields = ...) -> Any: ...
     async def get(self, record: Any, id: Any, /, *, fields: Fields = None) -> Any:
         """The record with that id. Raises NotFound."""
-        if not isinstance(id, int):
+        if not isinstance(id, int) or isinstance(id, bool):
             raise UsageError(
                 f"store.get(…, {id!r}): expected an id, which is a number. By other values read with `store.find_one`."
             )
@@ -115,8 +128,14 @@ class Store:
         """The values of a Globals class."""
         return await self._engine.read(lambda reader: reads.read_globals(reader, record))
 
-    def select(self, *_values: Expr[Any]) -> Never:
-        """Aggregates and groups over records; planned."""
+    @overload
+    def select(self, a: Expr[A], /) -> Select[tuple[A]]: ...
+    @overload
+    def select(self, a: Expr[A], b: Expr[B], /) -> Select[tuple[A, B]]: ...
+    @overload
+    def select(self, a: Expr[A], b: Expr[B], c: Expr[C], /) -> Select[tuple[A, B, C]]: ...
+    def select(self, *_values: Expr[Any]) -> Any:
+        """Aggregates and groups over records; planned. Raises PlannedError."""
         raise PlannedError(
             "store.select(…).group_by(…) is planned. Declare a Count, Sum, … or read the records with `find`; any SQLAlchemy query "
             "over `app.metadata` works on the same tables."
@@ -237,7 +256,18 @@ class Store:
 
     async def run(self, work: Callable[[], Awaitable[V]], /) -> V:
         """Await `work()` in a transaction, and again from its start if it lost a conflict with another transaction."""
-        return await self._engine.run(work)
+        if not callable(cast("Any", work)):
+            if inspect.iscoroutine(work):
+                work.close()
+            raise _no_work(work)
+
+        async def attempt() -> V:
+            found = work()
+            if not inspect.isawaitable(cast("Any", found)):
+                raise _no_work(found)
+            return await found
+
+        return await self._engine.run(attempt)
 
     # --- What is meant --------------------------------------------------------------------------------------------------
 
@@ -268,6 +298,13 @@ class Store:
             )
         name, near, far = writes.link_sides(plan, collection)
         return self._engine.plan.records[name], {near: _id(host, plan.name), far: _id(item, collection.target)}
+
+
+def _no_work(found: object) -> UsageError:
+    return UsageError(
+        "store.run takes an async function without arguments, which it may call several times: `await store.run(work)`; got "
+        f"{type(found).__name__}."
+    )
 
 
 def _id(given: Any, name: str) -> int:

@@ -255,7 +255,7 @@ class Path(Expr[Any]):
         limit: int | None = None,
     ) -> Shape:
         """A nested selection of what this path leads to; `where`, `order_by` and `limit` apply per parent."""
-        return Shape(self, fields, where=where, order_by=tuple(order_by), limit=limit)
+        return Shape(self, fields, where=where, order_by=terms(order_by), limit=limit)
 
 
 class Quantified(Expr[Any]):
@@ -301,6 +301,15 @@ now: Final[Expr[datetime]] = Operation("now", ())
 def operand(value: object) -> Expr[Any]:
     """The expression itself, or a plain value as one."""
     return cast("Expr[Any]", value) if isinstance(value, Expr) else Literal(value)
+
+
+def terms(order_by: Sequence[Any]) -> tuple[Any, ...]:
+    """The terms of an `order_by=`, which are a list also where there is one."""
+    given: Any = order_by
+    if isinstance(given, str | Expr | Order):
+        shown = cast("Any", given.value if isinstance(given, Order) else given)
+        raise ExpressionError(f"`order_by` got {shown!r}; expected a list, such as `order_by=[Post.at.desc()]`.")
+    return tuple(order_by)
 
 
 def match(path: str, operator: str, value: object) -> Expr[bool]:

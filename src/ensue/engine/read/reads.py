@@ -17,7 +17,7 @@ from ensue.engine.read.query import CompiledQuery, Compiler, Query
 from ensue.engine.read.selection import check_window, problem
 from ensue.engine.read.source import Tables
 from ensue.errors import InternalError, NotFound, PlannedError
-from ensue.expression.trace import Expr, Path, Root
+from ensue.expression.trace import Expr, Path, Root, terms
 from ensue.schema.model import Model, RecordModel
 from ensue.schema.reference import record_model_of
 from ensue.store.driver import Dialect
@@ -78,7 +78,8 @@ class Reader:
         name = given if isinstance(given, str) else getattr(given, "__name__", repr(given))
         if any(name in record.abstract for record in self.model.records.values()):
             raise PlannedError(
-                f"{name} is abstract: a read that spans the types declared under it is planned. Read each of them."
+                f"{name} is abstract: it has no records of its own, and a read that spans those under it is planned. Name one of "
+                f"the types declared under it."
             )
         close = difflib.get_close_matches(name, list(self.model.records), n=1)
         advice = f"Did you mean {close[0]}?" if close else "Give it in `App(entities=[…])`."
@@ -98,7 +99,7 @@ def find(
     """The records that satisfy `where`, in order (nulls last, the id breaks ties; without `order_by` by id)."""
     if limit is not None or offset:
         check_window(limit, offset)
-    compiled, params = reader.prepare(Query(reader.record(record), where, fields, order_by, limit, offset))
+    compiled, params = reader.prepare(Query(reader.record(record), where, fields, terms(order_by), limit, offset))
     return compiled.decode((yield Run(compiled.statement, params)))
 
 
