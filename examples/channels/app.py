@@ -53,7 +53,7 @@ class SignUp(Interaction):
     name: str
 
     async def allow(self, ctx: Context) -> bool:
-        if not 1 <= len(self.name) <= 30:
+        if not 1 <= len(self.name.strip()) <= 30:
             raise Rejected("invalid", "A name has 1 to 30 characters.", fields={"name": "has a wrong length"})
         return True
 
@@ -64,6 +64,8 @@ class OpenChannel(Interaction):
     name: str
 
     async def allow(self, ctx: Context) -> bool:
+        if not 1 <= len(self.name.strip()) <= 40:
+            raise Rejected("invalid", "A channel's name has 1 to 40 characters.", fields={"name": "has a wrong length"})
         return ctx.user is not None
 
 

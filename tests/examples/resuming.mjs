@@ -76,7 +76,21 @@ sixth.say(joined(2, "f"));
 answer(sixth, { recovered: false, epoch: "f", offset: 2, messages: [] });
 await settled();
 sixth.say(message(3, "f"));
+
+Math.random = () => 0; // no pauses
+connection.subscribe("Later", {}, () => {});
+connection.subscribe("Never", {}, () => {});
+const begun = () => sixth.sent.filter(({ type }) => type === "subscribe");
+const [later, never] = begun();
+sixth.say({ id: later.id, type: "error", error: { code: "unavailable", message: "" } });
+sixth.say({ id: never.id, type: "error", error: { code: "not_allowed", message: "" } });
+await settled();
+sixth.say({ subscription: later.id, type: "end", error: { code: "unavailable", message: "" } });
+await settled();
+const subscribed = begun().map(({ read }) => read);
+connection.interact("Say", {}, "k");
+const keyed = sixth.sent.at(-1).idempotency_key;
 connection.close();
 
 const places = sockets.map(({ sent }) => sent.filter(({ name }) => name === "resume").map(({ payload }) => payload.channels[0].offset));
-console.log(JSON.stringify({ pushed: pushed.map((push) => (push.type === "gap" ? "gap" : push.offset)), asked, places }));
+console.log(JSON.stringify({ pushed: pushed.map((push) => (push.type === "gap" ? "gap" : push.offset)), asked, places, subscribed, keyed }));

@@ -173,6 +173,9 @@ async def test_what_makes_no_sense_is_refused(chat: Chat) -> None:
             await chat.say(text, chat.ada)
     with pytest.raises(Rejected, match="characters"):
         await chat.do(SignUp(name=""))
+    for name in (" ", "x" * 41):
+        with pytest.raises(Rejected, match="characters"):
+            await chat.do(OpenChannel(name=name), chat.ada)
     with pytest.raises(ConstraintViolated):
         await chat.do(JoinChannel(channel=chat.channel), chat.ada)
     with pytest.raises(ConstraintViolated):

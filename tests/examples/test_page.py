@@ -1,4 +1,4 @@
-"""The connection of the demo's page: what it pushes on when it was lost and comes back."""
+"""The connection of the demo's page: what it pushes on when it was lost and comes back, and what it asks for again."""
 
 from __future__ import annotations
 
@@ -34,3 +34,5 @@ def test_a_tab_that_lost_its_connection_goes_on_where_it_was(tmp_path: Path) -> 
     assert found["pushed"] == [2, 3, 4, 5, 6, 7, 8, 9, "gap", 3]
     assert found["places"] == [[], [3, 5], [8], [8], [], [9]]
     assert found["asked"] == 0
+    assert found["subscribed"] == ["Later", "Never", "Later", "Later"]
+    assert found["keyed"] == "k"

@@ -5,6 +5,7 @@ import { Connection } from "./connection.js";
 const TOTALS = ["users", "channels", "messages", "hidden", "unread"];
 const TOTALS_PAUSE_MS = 250;
 const TOKEN = "channels-token";
+const FAREWELL = "channels-farewell"; // why one has to log in again
 const STATES = { connecting: "connecting …", open: "connected", lost: "connection lost, trying again …" };
 
 const $ = (selector) => document.querySelector(selector);
@@ -12,6 +13,7 @@ const shown = { me: null, mine: [], channels: [], visible: [], hidden: [], pushe
 let connection = null;
 let current = null; // the id of the channel that is open
 let endings = []; // what ends the subscriptions of that channel
+let unsent = null; // the message that was not answered, under its key
 
 // --- Coming and going ---------------------------------------------------------------------------------------------
 
@@ -41,7 +43,10 @@ function start(token) {
 }
 
 function showState(state) {
-  if (state === "logged out") return logOut();
+  if (state === "logged out") {
+    sessionStorage.setItem(FAREWELL, "Your session has ended. Log in again.");
+    return logOut();
+  }
   $("#state").dataset.state = state;
   $("#state").textContent = STATES[state];
 }
@@ -90,6 +95,7 @@ function entry(channel, unread) {
   ]);
   button.ariaCurrent = channel.id === current;
   button.dataset.channel = channel.name;
+  button.dataset.key = channel.id;
   button.onclick = () => (unread === null ? join(channel.id) : openChannel(channel.id));
   const item = element("li");
   item.append(button);
@@ -103,6 +109,7 @@ function drawChannel(channel, membership) {
   if (!there) return;
   const last = channel.last_activity ? new Date(channel.last_activity).toLocaleTimeString() : "never";
   const live = element("button", "Go live");
+  live.dataset.key = "live";
   live.onclick = () => tell(connection.interact("StartStream", { channel: current }));
   const stream = shown.streams.find((item) => item.channel.id === current);
   const address = element("span", "Push your video to ", "small soft");
@@ -144,6 +151,7 @@ function line(message) {
   item.append(words);
   if (shown.me?.moderator) {
     const button = element("button", hidden ? "Restore" : "Hide", hidden ? "" : "hide");
+    button.dataset.key = message.id;
     button.onclick = () => tell(connection.interact(hidden ? "RestoreMessage" : "HideMessage", { message: message.id }));
     item.append(button);
   }
@@ -189,7 +197,10 @@ function element(tag, text = "", className = "") {
 }
 
 function fill(parent, children) {
+  const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   parent.replaceChildren(...children.filter(Boolean));
+  // Else whoever uses the keyboard would lose the place with every message that comes.
+  if (key) parent.querySelector(`[data-key="${key}"]`)?.focus({ preventScroll: true });
 }
 
 function counted(number, thing) {
@@ -230,13 +241,18 @@ $("#login form").onsubmit = async (event) => {
   event.preventDefault();
   try {
     const { token } = await call("login/log_in", { name: $("#name").value });
+    if (connection) return; // clicked twice
     sessionStorage.setItem(TOKEN, token); // of this tab: another one may be somebody else
     start(token);
   } catch (error) {
-    $("#login .error").textContent = error.message;
-    $("#login .error").hidden = false;
+    complain(error.message);
   }
 };
+
+function complain(text) {
+  $("#login .error").textContent = text;
+  $("#login .error").hidden = false;
+}
 
 $("#open").onsubmit = async (event) => {
   event.preventDefault();
@@ -249,9 +265,14 @@ $("#open").onsubmit = async (event) => {
 
 $("#compose").onsubmit = async (event) => {
   event.preventDefault();
-  const text = event.target.elements.text.value;
+  const input = event.target.elements.text;
+  const said = { channel: current, text: input.value };
+  const again = unsent?.channel === said.channel && unsent.text === said.text;
+  const key = again ? unsent.key : crypto.randomUUID?.(); // browsers have it where the page is safe: over TLS, and from this machine
   event.target.reset();
-  if (!(await tell(connection.interact("SendMessage", { channel: current, text })))) event.target.elements.text.value = text;
+  if (await tell(connection.interact("SendMessage", said, key))) return;
+  unsent = { ...said, key };
+  input.value ||= said.text;
 };
 
 $("#leave").onclick = logOut;
@@ -259,4 +280,9 @@ document.onvisibilitychange = () => shown.me && draw();
 
 const token = sessionStorage.getItem(TOKEN);
 if (token) start(token);
-else $("#login").hidden = false;
+else {
+  $("#login").hidden = false;
+  const farewell = sessionStorage.getItem(FAREWELL);
+  sessionStorage.removeItem(FAREWELL);
+  if (farewell) complain(farewell);
+}

@@ -49,8 +49,9 @@ export class Connection {
     this.#socket?.close();
   }
 
-  interact(name, payload = {}) {
-    return this.ask({ type: "interaction", name, payload });
+  // With a `key`, a repeat of what was done already, but whose answer got lost, does nothing and is answered the same.
+  interact(name, payload = {}, key = undefined) {
+    return this.ask({ type: "interaction", name, payload, idempotency_key: key });
   }
 
   ask(request) {
@@ -81,12 +82,21 @@ export class Connection {
     this.#socket.send(JSON.stringify({ id, type: "subscribe", read, payload }));
   }
 
+  // What can't be read just now can be later; what one may not read is given up.
+  #unread(id, { code }) {
+    if (code !== "unavailable") this.#subscriptions.delete(id);
+    const open = () => this.#subscriptions.has(id) && this.#socket?.readyState === WebSocket.OPEN;
+    setTimeout(() => open() && this.#subscribe(id), RETRY_MS_MAX * Math.random());
+  }
+
   #take(message) {
     this.#attempts = 0;
     const subscription = this.#subscriptions.get(message.id ?? message.subscription);
     if (message.type === "ping") this.#socket.send('{"type":"pong"}');
     else if (subscription && (message.type === "result" || message.type === "change")) {
       subscription.onData(message.data.records);
+    } else if (subscription && (message.type === "error" || message.type === "end")) {
+      this.#unread(message.id ?? message.subscription, message.error);
     } else if (message.type === "result") this.#settle(message.id, "resolve", message.data);
     else if (message.type === "error") this.#settle(message.id, "reject", new ServerError(message.error));
     else if (message.type === "message") this.#pushed(message);
