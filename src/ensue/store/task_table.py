@@ -1,6 +1,6 @@
 """The table of external tasks as its writers know it: who submits, who polls, and where each task stands with its provider.
 
-Decides the phases of a task's row and which moves between them there are. Leaves the statements to
+Decides the phases of a task's row. Leaves the statements, and with them what moves a row from one phase to another, to
 `ensue.integrations.tasks`, and a task's status, which users see, to its state machine. Invariant: a row names at most
 one submission that may be under way, and the worker that may poll it now.
 """

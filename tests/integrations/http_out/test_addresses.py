@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import socket
 import ssl
 import subprocess
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 from ensue.clock import SystemClock
 from ensue.integrations.http_out import resolving
+from ensue.integrations.http_out import transport as transport_module
 from ensue.integrations.http_out.addresses import AddressPolicy
 from ensue.integrations.http_out.outcome import Outcome
 from ensue.integrations.http_out.posting import Poster
@@ -239,6 +241,21 @@ async def test_the_second_address_is_tried_when_the_first_is_dead() -> None:
     async with HttpDouble() as service, poster(Resolver(["127.0.0.2", "127.0.0.1"])) as post:
         service.on("POST /", 200)
         assert (await post.post(f"http://hooks.example:{port_of(service)}/", b"{}", {})).delivered
+
+
+async def test_the_second_address_is_tried_when_the_first_takes_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "CONNECT_SECONDS_MAX", 0.2)
+    async with HttpDouble() as service, poster(Resolver(["127.0.0.2", "127.0.0.1"])) as post:
+        service.on("POST /", 200)
+        with contextlib.ExitStack() as stack:
+            silent = stack.enter_context(socket.create_server(("127.0.0.2", port_of(service)), backlog=0))
+            for _ in range(3):
+                # Who fills the queue of a listener that accepts nobody: whoever comes then is not answered at all.
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(silent.getsockname())
+            outcome = await post.post(f"http://hooks.example:{port_of(service)}/", b"{}", {})
+        assert outcome.delivered, outcome
 
 
 async def test_a_name_that_is_nobodys() -> None:

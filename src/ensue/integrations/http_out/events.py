@@ -1,7 +1,7 @@
 """Which changes go out, as the app declares it: `{"post.created": OnCreate(Post, fields=[Post.author.name])}`.
 
 Decides how an event is declared, what its message says, and which patterns of endpoints it fits. Leaves whom it goes to
-to `fan_out`. Invariant: an event is declared or it isn't; nothing of a record goes out because somebody subscribed.
+to `deliveries`. Invariant: an event is declared or it isn't; nothing of a record goes out because somebody subscribed.
 """
 
 from __future__ import annotations

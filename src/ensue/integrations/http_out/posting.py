@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import math
-import ssl
 from collections.abc import Mapping
 
 import httpcore2
@@ -24,6 +23,15 @@ ANSWER_BYTES_MAX = 64 * 1024
 READ_SECONDS_MAX = 0.5
 ERROR_CHARACTERS_MAX = 300
 RETRY_AFTER_SECONDS_MAX = 86_400.0
+_FAILURES = (
+    httpcore2.TimeoutException,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.UnsupportedProtocol,
+    httpx2.RequestError,
+    httpx2.InvalidURL,
+    OSError,
+)
 
 
 class Poster:
@@ -49,11 +57,7 @@ class Poster:
         except AddressRefused as error:
             # How long that took would tell whether there is such a name.
             return Outcome(None, _told(error))
-        except (httpcore2.TimeoutException, httpx2.TimeoutException) as error:
-            outcome = Outcome(None, _told(error))
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
-            outcome = Outcome(None, _told(error))
-        except (httpx2.RequestError, httpx2.InvalidURL, ssl.SSLError, OSError) as error:
+        except _FAILURES as error:
             outcome = Outcome(None, _told(error))
         milliseconds = round((loop.time() - began) * 1_000)
         return Outcome(outcome.status, outcome.error, outcome.retry_after_seconds, milliseconds)

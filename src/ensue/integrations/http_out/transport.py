@@ -29,6 +29,8 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 CONNECTIONS_MAX = 200
 KEEPALIVE_SECONDS = 20.0
+CONNECT_SECONDS_MAX = 3.0
+"""How long one of several addresses may take to connect."""
 
 
 class AddressRefused(Exception):
@@ -55,6 +57,9 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         """Resolve, check all, connect to the first that answers. Raises `AddressRefused`, or `httpcore2.ConnectError`."""
         addresses = await self._checked(host, port)
         failure: Exception = AddressRefused(host)
+        if len(addresses) > 1:
+            # Or one that takes no connection would use up the time of the others.
+            options["timeout"] = min(options.get("timeout") or CONNECT_SECONDS_MAX, CONNECT_SECONDS_MAX)
         for text in addresses:
             try:
                 return await self._inner.connect_tcp(text, port, *more, **options)

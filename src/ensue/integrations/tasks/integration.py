@@ -14,6 +14,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import uuid4
 
+from ensue.clock import whole_micros
+from ensue.effects.target import SAFE_SHARE
 from ensue.errors import DeclarationError, InvalidValue, Problem, Rejected
 from ensue.integrations.api import API, api
 from ensue.integrations.contract import Health, Integration
@@ -31,12 +33,9 @@ if TYPE_CHECKING:
     from ensue.schema.schema import Schema
 
 NO_TASKS = "E0181"
-KEY_TTL_SHARE = 0.8
-"""Within this share of the time that a provider folds repeats, an interrupted submission is simply sent again."""
 _DATABASE_SECONDS = 30.0
 _LEASE_MARGIN_SECONDS = 20.0
 _AFTER_DEADLINE = timedelta(hours=1)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class TaskIntegration(Integration):
@@ -138,7 +137,7 @@ class TaskIntegration(Integration):
 
         desk, ref = self._desk, (type(task).__name__, task.id)
         event = task_event(ref, "processing", "operator", external_id=external_id)
-        micros = self.deadline // _MICROSECOND
+        micros = whole_micros(self.deadline)
         claim = Arrival(
             lambda tx: adopt(tx.plan.dialect, ref, desk.namespace, external_id=external_id, deadline_micros=micros),
             TaskEvent(**event),
@@ -288,7 +287,7 @@ class TaskIntegration(Integration):
                 polls_at_once=self.polls_at_once,
                 lease_seconds=self.poll_lease_seconds or self.poll_timeout_seconds + _LEASE_MARGIN_SECONDS,
                 deadline=self.deadline,
-                resend=None if self.key_ttl is None else self.key_ttl * KEY_TTL_SHARE,
+                resend=None if self.key_ttl is None else self.key_ttl * SAFE_SHARE,
                 fail_unknown=self.on_unknown == "fail",
             ),
             offers=Offers(self._writes("poll"), self._writes("poll_many"), self._writes("verify")),

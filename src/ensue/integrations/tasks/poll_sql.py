@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ensue.store.driver import Dialect
-from ensue.store.effect_table import SETTLED, STATEMENT_NOW, WAITING, in_list
+from ensue.store.effect_table import GIVEN_UP, HELD, SETTLED, STATEMENT_NOW, WAITING, in_list
 from ensue.store.statement import Statement
 
 _NUMBERED: Final = re.compile(r"\$(\d+)(?:::\w+)*")
@@ -22,14 +22,13 @@ _RECORDED: Final = (
     " failed bigint, error text"
 )
 _ROW: Final = "phase, key, past_keys, submits, sent_at, deadline_at, {now}, external_id"
-_GIVEN_UP: Final = "('dead', 'cancelled')"
 _SEEN: Final = (
     "{p}task_type, {p}task_id, {p}key, {p}phase, {p}external_id, {p}polls, {p}submits, {p}deadline_at <= {now}, {of}"
 )
 # Who gave up on submitting, in so many words.
 _EFFECT: Final = (
     "(SELECT e.state || ': ' || coalesce(e.error, '') FROM ensue_effect e WHERE e.key = {row}.key"
-    f" AND e.state IN {_GIVEN_UP})"
+    f" AND e.state IN {in_list(GIVEN_UP)})"
 )
 _OURS: Final = (
     "p.task_type = s.task_type AND p.task_id = s.task_id AND p.key = s.key AND p.phase = s.was"
@@ -119,14 +118,14 @@ _TEMPLATES: Final[Mapping[str, str]] = {
     "neglected": (
         "INSERT INTO ensue_task_poll (task_type, task_id, integration, phase, key, deadline_at, next_at)"
         f" {_NEGLECTED}e.state IN {in_list(WAITING)} AND e.enqueued_at + $3::bigint <= {{now}}"
-        f" UNION ALL {_NEGLECTED}e.state IN ('parked', 'unknown') AND e.enqueued_at + $3::bigint <= {{now}}"
-        f" UNION ALL {_NEGLECTED}e.state IN {_GIVEN_UP} AND e.state IN {in_list(SETTLED)}"
+        f" UNION ALL {_NEGLECTED}e.state IN {in_list(HELD)} AND e.enqueued_at + $3::bigint <= {{now}}"
+        f" UNION ALL {_NEGLECTED}e.state IN {in_list(GIVEN_UP)} AND e.state IN {in_list(SETTLED)}"
         " AND e.settled_at >= {now} - $4::bigint ON CONFLICT DO NOTHING RETURNING task_id"
     ),
     "given_up": (
         "UPDATE ensue_task_poll SET next_at = {now} WHERE integration = $1::text AND next_at > {now}"
         " AND lease_token IS NULL AND phase IN ('ready', 'sending') AND EXISTS"
-        f" (SELECT 1 FROM ensue_effect e WHERE e.key = ensue_task_poll.key AND e.state IN {_GIVEN_UP})"
+        f" (SELECT 1 FROM ensue_effect e WHERE e.key = ensue_task_poll.key AND e.state IN {in_list(GIVEN_UP)})"
         " RETURNING task_id"
     ),
     "adopt": (

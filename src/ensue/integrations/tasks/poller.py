@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from uuid import uuid4
 
 from ensue.background import Background, end_tasks
+from ensue.clock import whole_micros
 from ensue.effects.retry import asked_pause
 from ensue.errors import Unavailable
 from ensue.integrations.tasks.desk import Desk
@@ -128,7 +129,7 @@ class Poller(Background):
         """Notice the submissions that delivery did not come to, or gave up; forget what ended long ago."""
         desk = self._desk
         now = self._swept_at = desk.clock.monotonic_seconds()
-        deadline, kept = (_micros(item) for item in (desk.limits.deadline, KEPT))
+        deadline, kept = (whole_micros(item) for item in (desk.limits.deadline, KEPT))
         dialect, name = desk.driver.dialect, desk.namespace
         await desk.driver.write(sweep(dialect, name, desk.effects, deadline_micros=deadline, kept_micros=kept))
         if now - self._pruned_at >= PRUNE_SECONDS:
@@ -286,7 +287,3 @@ class Poller(Background):
 
 def _seen(one: Claim, row: Any, held: Sequence[Mapping[str, Any]]) -> Seen:
     return Seen(one, None, held=held) if row is None else Seen(one, row.status, row.progress, held)
-
-
-def _micros(span: timedelta) -> int:
-    return span // timedelta(microseconds=1)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any, Final
 
+from ensue.clock import whole_micros
 from ensue.errors import Unavailable, UnknownOutcome
 from ensue.integrations.tasks.desk import Desk
 from ensue.integrations.tasks.held import held_events
@@ -42,7 +42,6 @@ _logger = logging.getLogger("ensue.tasks")
 
 KEEP_SECONDS: Final = 20.0
 KEEP_PAUSE_SECONDS: Final = 0.25
-_MICROSECOND: Final = timedelta(microseconds=1)
 _FOR_EVER: Final = 2**62
 
 
@@ -203,7 +202,7 @@ class Submitter:
             _ref(effect),
             self._desk.namespace,
             effect.key,
-            deadline_micros=limits.deadline // _MICROSECOND,
+            deadline_micros=whole_micros(limits.deadline),
             resend_micros=self._resend_micros(),
         )
 
@@ -211,7 +210,7 @@ class Submitter:
         limits = self._desk.limits
         if not limits.fail_unknown and not self._desk.offers.verify:
             return _FOR_EVER
-        return None if limits.resend is None else limits.resend // _MICROSECOND
+        return None if limits.resend is None else whole_micros(limits.resend)
 
 
 def _ref(effect: Effect[Any]) -> Ref:
