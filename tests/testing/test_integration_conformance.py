@@ -9,13 +9,14 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx2
 import pytest
 import redis.asyncio as redis
 
-from ensue import App, Effect, Health, Integration, Property, Schema, side_effect
+from ensue import App, Effect, Health, Integration, Property, Rate, Schema, Target, side_effect
 from ensue.testing import Answer, FaultProxy, HttpDouble, IntegrationConformance, RecordedRequest
 from tests.integrations.channel_app import Channel, Message, User, channels_integration
 from tests.testing.letters import Letter, Letters, letters_app
@@ -56,6 +57,21 @@ class LettersConformance(IntegrationConformance[HttpDouble]):
 
 class TestLetters(LettersConformance):
     """An integration of a third party, over HTTP."""
+
+
+class PacedLetters(Letters):
+    """Waits a second with each letter, and sends one in a second at most."""
+
+    @side_effect(Letter, on="create", delay=timedelta(seconds=1), target=Target("post", rate=Rate(1, per_seconds=1)))
+    async def send(self, effect: Effect[Letter]) -> None:
+        await Letters.send(self, effect)
+
+
+class TestPacedLetters(LettersConformance):
+    """One whose effects wait: nothing of them is delivered while time stands still."""
+
+    def integration(self, peer: HttpDouble) -> Integration:
+        return PacedLetters()
 
 
 class Channels(FaultProxy):

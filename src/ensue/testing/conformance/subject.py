@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ensue.engine.controller import Controller
 
 
+HELD_SECONDS = 600.0
+
+
 class Peer(Protocol):
     """What an integration talks to, in a test: `FaultProxy` and `HttpDouble` are such."""
 
@@ -108,6 +111,9 @@ class Subject(Generic[P]):
     async def _deliver(self, harness: AppHarness) -> None:
         await self.cause(harness.controller)
         await harness.drain()
+        if "pending" in await states_of(harness):
+            # Its delay or the rate of its target holds it, and in a test time stands still.
+            await harness.advance(HELD_SECONDS)
 
     def _namespace(self, harness: AppHarness) -> str:
         if self.namespace:
