@@ -50,6 +50,8 @@ async def test_a_failed_check_names_the_property(app: App) -> None:
         with pytest.raises(ConstraintViolated, match=r"Book\.place does not satisfy its check") as caught:
             await store.update(Book, book.id, place=0)
         assert caught.value.fields == {"place": "does not satisfy its check"}
+        assert __file__ not in caught.value.message  # which clients see
+        assert any(f"declared at {__file__}:" in note for note in caught.value.__notes__)
 
 
 async def test_a_reference_to_nothing_names_what_was_given(app: App) -> None:

@@ -6,6 +6,7 @@ Invariant: the `code` of the error stays (`unique`, `reference`, `check`, `not_n
 from collections.abc import Mapping
 
 from ensue.errors import ConstraintViolated
+from ensue.expression.wording import wording
 from ensue.plan.plan import Plan, RecordPlan
 
 
@@ -32,9 +33,14 @@ def _check(plan: Plan, error: ConstraintViolated) -> ConstraintViolated:
     if found is None:
         return error
     record, name = found
-    origin = plan.records[record].model.fields[name].origin
-    message = f"The value of {record}.{name} does not satisfy its check= ({origin})."
-    return _named(error, message, {name: "does not satisfy its check"})
+    field = plan.records[record].model.fields[name]
+    named = _named(
+        error, f"The value of {record}.{name} does not satisfy its check=.", {name: "does not satisfy its check"}
+    )
+    # The message goes to clients, whom the place of a declaration doesn't concern.
+    if field.check is not None:
+        named.add_note(f"declared at {field.origin}: {wording(field.check)}")
+    return named
 
 
 def _member(record: RecordPlan, column: str) -> str:
