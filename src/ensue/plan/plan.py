@@ -125,7 +125,8 @@ class HostStep:
     """Move all derived columns of one host type in one stratum, with one UPDATE.
 
     A vector is the host's id, then per slot its amount or candidate, followed for slots other than `delta` by 1 if it replaces
-    the state. `limits`: the cells of a vector that hold a sum's amount, each with the largest that one parameter takes.
+    the state. `limits`: the cells of a vector that hold a sum's amount, each with the largest that one parameter takes;
+    `floats`: those that hold a sum of floats, which must be finite.
     `needs_rows`: something later reads what changes here.
     """
 
@@ -136,6 +137,7 @@ class HostStep:
     update_one: UpdatePlan
     update_many: UpdatePlan
     limits: tuple[tuple[int, Any], ...]
+    floats: tuple[int, ...]
     needs_rows: bool
     globals: bool = False
 

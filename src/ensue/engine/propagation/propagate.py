@@ -6,6 +6,7 @@ side, sum per host, drop what is zero. All derived columns of one host type in o
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from ensue.engine.propagation.changes import Changes, Images, merge, note
@@ -14,6 +15,7 @@ from ensue.engine.propagation.transforms import run_transform
 from ensue.engine.propagation.view import NEW, OLD, Resolve, evaluate_rows, id_list, load_crossings
 from ensue.engine.transaction import Transaction
 from ensue.engine.writing.apply import held_rows, write_columns
+from ensue.expression.arithmetic import out_of_range
 from ensue.plan.plan import CustomStep, FormulaStep, Group, HostStep, Row, Step, TransformStep, View
 from ensue.plan.rules.rule import SlotKind
 from ensue.plan.steps.groups import REPLACE
@@ -279,6 +281,8 @@ def _update_hosts(
     if not hosts:
         return []
     vectors = [_vector(step, host, gathered) for host in hosts]
+    if any(not isfinite(vector[at]) for at in step.floats for vector in vectors):
+        out_of_range(f"A sum of floats of {step.record}")
     while any(abs(vector[at]) > limit for at, limit in step.limits for vector in vectors):
         yield _update(step, _part(step, vectors), returning=False)
     found: list[Any] = yield _update(step, vectors, returning=returning)

@@ -19,7 +19,7 @@ def rule_for(aggregate: Aggregate, dialect: Dialect) -> Rule:
         case "any" | "every":
             return QuantifierRule(every=aggregate.kind == "every")
         case "sum":
-            return SumRule(_value_type(aggregate.value))
+            return SumRule(_value_type(aggregate.value), dialect)
         case "average":
             return AverageRule(_value_type(aggregate.value), dialect)
         case "min" | "max":

@@ -24,9 +24,16 @@ def _sum_slot(value_type: ValueType) -> Slot:
     return Slot("delta", value_type, limit)
 
 
-def _add(state: ColumnElement[Any], slot: SlotValue) -> ColumnElement[Any]:
+def _add(state: ColumnElement[Any], slot: SlotValue, *, fitted: bool) -> ColumnElement[Any]:
     added = plus(state, slot.amount)
+    if fitted:
+        added = sa.func.ensue_float_fit(added, type_=state.type)
     return added if slot.replace is None else sa.case((slot.replace == 1, slot.amount), else_=added)
+
+
+def _unguarded(value_type: ValueType, dialect: Dialect) -> bool:
+    """Whether the database adds two floats to infinity without a word."""
+    return dialect == "sqlite" and value_type.kind == "float"
 
 
 def _sum_of(where: ColumnElement[bool] | None, value: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -37,7 +44,8 @@ def _sum_of(where: ColumnElement[bool] | None, value: ColumnElement[Any]) -> Col
 class SumRule:
     """The sum of a value over the edges that satisfy `where`; 0 for none; nulls add nothing."""
 
-    def __init__(self, value_type: ValueType) -> None:
+    def __init__(self, value_type: ValueType, dialect: Dialect) -> None:
+        self._fitted = _unguarded(value_type, dialect)
         self._zero: Any = value_type.python(0)
         self.columns = (StateColumn("", value_type, optional=False, initial=self._zero),)
         self.slots = (_sum_slot(value_type),)
@@ -48,7 +56,7 @@ class SumRule:
     def assign(
         self, state: Mapping[str, ColumnElement[Any]], slots: Sequence[SlotValue]
     ) -> Mapping[str, ColumnElement[Any]]:
-        return {"": _add(state[""], slots[0])}
+        return {"": _add(state[""], slots[0], fitted=self._fitted)}
 
     def reread(
         self, where: ColumnElement[bool] | None, value: ColumnElement[Any] | None
@@ -72,6 +80,7 @@ class AverageRule:
 
     def __init__(self, value_type: ValueType, dialect: Dialect) -> None:
         scaled = value_type.kind == "decimal" and dialect == "sqlite"
+        self._fitted = _unguarded(value_type, dialect)
         self._divisor = 10.0 ** (value_type.scale or 0) if scaled else 1.0
         self.columns = (
             StateColumn("", FLOAT, optional=True, initial=None),
@@ -91,7 +100,7 @@ class AverageRule:
     def assign(
         self, state: Mapping[str, ColumnElement[Any]], slots: Sequence[SlotValue]
     ) -> Mapping[str, ColumnElement[Any]]:
-        total = _add(state["__sum"], slots[0])
+        total = _add(state["__sum"], slots[0], fitted=self._fitted)
         n = plus(state["__n"], slots[1].amount)
         return {"": self._mean(total, n), "__sum": total, "__n": n}
 

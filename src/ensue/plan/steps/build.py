@@ -6,13 +6,14 @@ transaction may have to update it).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ensue.expression.nodes import Node
 from ensue.expression.python import compile_function, source
 from ensue.plan.plan import CustomStep, FormulaStep, HostStep, Step, TransformStep
+from ensue.plan.rules.rule import Slot
 from ensue.plan.steps.groups import GroupBuilder, Named
 from ensue.plan.steps.updates import host_updates
 from ensue.plan.strata import EXISTENCE, Heights, Influence, Reach, derived_fields, reach_of, read_columns
@@ -108,6 +109,8 @@ def _host_draft(layout: Layout, stratum: int, record: str, named: Sequence[Named
         if any(column.name == name or column.name.startswith(f"{name}__") for name, _ in named)
     )
 
+    cells = tuple(_cells(builders))
+
     def build(context: Context) -> Step:
         one, many = host_updates(layout, record, builders)
         return HostStep(
@@ -117,7 +120,8 @@ def _host_draft(layout: Layout, stratum: int, record: str, named: Sequence[Named
             columns=columns,
             update_one=one,
             update_many=many,
-            limits=_limits(builders),
+            limits=tuple((at, slot.limit) for at, slot in cells if slot.limit is not None),
+            floats=tuple(at for at, slot in cells if slot.kind == "exact"),
             needs_rows=record in context.images
             or any((record, position) in context.read_above for position in columns),
             globals=layout.model.records[record].kind == "globals",
@@ -127,14 +131,12 @@ def _host_draft(layout: Layout, stratum: int, record: str, named: Sequence[Named
     return Draft(stratum, record, sources, reads, build)
 
 
-def _limits(builders: Sequence[GroupBuilder]) -> tuple[tuple[int, Any], ...]:
-    found: list[tuple[int, Any]] = []
+def _cells(builders: Sequence[GroupBuilder]) -> Iterator[tuple[int, Slot]]:
+    """Where in a vector each slot's amount or candidate is."""
     at = 1
     for slot in (slot for builder in builders for slot in builder.slots):
-        if slot.limit is not None:
-            found.append((at, slot.limit))
+        yield at, slot
         at += 1 if slot.kind == "delta" else 2
-    return tuple(found)
 
 
 def _formula_drafts(layout: Layout, heights: Heights) -> Iterable[Draft]:
