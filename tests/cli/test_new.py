@@ -28,7 +28,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "integration", "crm", "--into", str(tmp_path)]) == 0
-    *files, empty, advice = capsys.readouterr().out.splitlines()
+    *files, empty, needs, advice = capsys.readouterr().out.splitlines()
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(map(Path, files))
     assert [str(Path(path).relative_to(tmp_path)) for path in files] == [
         "crm/__init__.py",
@@ -37,6 +37,7 @@ def test_it_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "tests/test_crm.py",
         "docs/crm.md",
     ]
+    assert needs.endswith("pip install 'ensue[http]' pytest pytest-asyncio")
     assert (empty, advice.endswith("python -m pytest tests/test_crm.py")) == ("", True)
 
 

@@ -32,7 +32,8 @@ def execute(given: argparse.Namespace) -> int:
     written = write_integration(given.name, Path(given.into))
     for path in written:
         print(path)
-    print(f"\nRun its tests in {Path(given.into)}: python -m pytest tests/test_{given.name}.py")
+    print("\nIt needs an HTTP client, and its tests pytest: pip install 'ensue[http]' pytest pytest-asyncio")
+    print(f"Run its tests in {Path(given.into)}: python -m pytest tests/test_{given.name}.py")
     return OK
 
 

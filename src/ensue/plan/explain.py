@@ -220,9 +220,10 @@ class _Writer:
         self._when(f"a {edge} is created")
         self._crossings(group.view)
         self._move(step, f"{host}, by what the new {edge} contributes")
-        self._when(f"a {edge} is updated ({self._names(edge, group.view.positions)})")
-        self._crossings(group.view)
-        self._move(step, f"{host}, by the new side minus the old; nothing if they are equal")
+        if group.view.positions:
+            self._when(f"a {edge} is updated ({self._names(edge, group.view.positions)})")
+            self._crossings(group.view)
+            self._move(step, f"{host}, by the new side minus the old; nothing if they are equal")
         self._when(f"a {edge} is deleted")
         self._crossings(group.view)
         self._move(step, f"{host}, by minus what it contributed{', or by what was re-read' if lossy else ''}")
