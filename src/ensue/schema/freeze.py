@@ -6,7 +6,9 @@ and the schema can't be changed any more.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from ensue.errors import DeclarationError
 from ensue.schema.effect import SideEffect
@@ -91,6 +93,7 @@ def _interactions(build: Build) -> dict[str, InteractionModel]:
     for draft in build.drafts.values():
         if not issubclass(draft.cls, Interaction):
             continue
+        _check_guard(build, draft, draft.cls.allow)
         reads: str | None = None
         if draft.cls.__ensue_reads__ is not None:
             try:
@@ -101,6 +104,19 @@ def _interactions(build: Build) -> dict[str, InteractionModel]:
                 build.report(error, f"{draft.name}: reads=", draft.origin)
         found[draft.name] = InteractionModel(draft.name, draft.cls, reads, draft.origin, payload=_payload(build, draft))
     return found
+
+
+def _check_guard(build: Build, draft: Draft, guard: Any) -> None:
+    if hasattr(guard, "__wrapped__") or not inspect.isfunction(guard):
+        return  # a decorator's, which may give something to await all the same
+    if not inspect.iscoroutinefunction(guard):
+        build.problem(f"{draft.name}.allow is not async. Write `async def allow(self, ctx)`.", draft.origin)
+        return
+    try:
+        inspect.signature(guard).bind(None, None)
+    except TypeError:
+        shown = inspect.signature(guard)
+        build.problem(f"{draft.name}.allow takes {shown}; expected (self, ctx: Context) -> bool.", draft.origin)
 
 
 def _payload(build: Build, draft: Draft) -> dict[str, FieldModel | LinkModel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
 from typing import Any, Literal
 
@@ -343,3 +344,46 @@ def a_check_with_and() -> Any:
         n: Property[int] = Property(check=lambda v: v > 3 and v < 5)
 
     return A
+
+
+# --- Guards -----------------------------------------------------------------------------------------------------------
+
+
+@case("Rename.allow is not async. Write `async def allow(self, ctx)`.")
+def a_guard_that_is_not_async() -> Any:
+    class Rename(Interaction):
+        name: str
+
+        def allow(self, ctx: Any) -> bool:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+            return True
+
+    return Rename
+
+
+@case("Rename.allow takes (self) -> 'bool'; expected (self, ctx: Context) -> bool.")
+def a_guard_without_a_context() -> Any:
+    class Rename(Interaction):
+        name: str
+
+        async def allow(self) -> bool:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+            return True
+
+    return Rename
+
+
+def test_a_guard_may_be_decorated() -> None:
+    def checked(guard: Any) -> Any:
+        @functools.wraps(guard)
+        def asked(self: Any, ctx: Any) -> Any:
+            return guard(self, ctx)
+
+        return asked
+
+    class Rename(Interaction):
+        name: str
+
+        @checked
+        async def allow(self, ctx: Any) -> bool:
+            return True
+
+    assert "Rename" in freeze_all(Rename).interactions
