@@ -169,7 +169,8 @@ class Store:
             )
         made = list(records)
         if len({type(record) for record in made}) == 1:
-            plan, _ = self._instance(made[0])
+            loaded = (record for record in made if record_model(record) is not None)
+            plan, _ = self._instance(next(loaded, made[0]))
             snapshot = plan.snapshot
             with held_for(len(made)):
                 return [snapshot(row) for row in await self._create(plan, [record_values(record) for record in made])]

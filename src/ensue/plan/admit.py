@@ -13,7 +13,7 @@ from ensue.expression.nodes import Column, columns
 from ensue.expression.python import compile_function, source
 from ensue.plan.plan import ColumnPlan
 from ensue.plan.strata import Heights
-from ensue.plan.values import INT_MAX, INT_MIN, Normalise, link_normaliser, normaliser, placeholder
+from ensue.plan.values import ID_MAX, INT_MAX, INT_MIN, Normalise, link_normaliser, normaliser, placeholder
 from ensue.schema.model import NO_DEFAULT, NOW, CustomModel, FieldModel, Formula, LinkModel, Machine, Model, RecordModel
 
 MISSING: Any = object()
@@ -104,7 +104,7 @@ class _AdmitWriter:
             yield f"{name} = get('id')"
             yield f"if {name} is not None or 'id' in values:"
             yield "    used += 1"
-            yield f"    if {name} is not None and (type({name}) is not int or not 0 < {name} <= {INT_MAX}): raise ValueError"
+            yield f"    if {name} is not None and (type({name}) is not int or not 0 < {name} <= {ID_MAX}): raise ValueError"
         elif column.role in ("given", "link") and column.name in self._checks:
             yield from self._given(column, name)
         else:
@@ -208,8 +208,8 @@ def _problems(
         if check is None:
             if name != "id":
                 yield name, _refusal(record, name, checks)
-            elif value is not None and (type(value) is not int or not 0 < value <= INT_MAX):
-                yield name, "an id is a positive 64-bit int"
+            elif value is not None and (type(value) is not int or not 0 < value <= ID_MAX):
+                yield name, f"an id is an int from 1 to {ID_MAX}; what is allotted later comes above it"
             continue
         try:
             check(value)

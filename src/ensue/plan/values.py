@@ -18,6 +18,8 @@ from ensue.clock import EPOCH
 from ensue.expression.types import ValueType
 
 INT_MAX = 2**63 - 1
+ID_MAX = 2**63 - 2**32
+"""The highest id that may be given by hand: what is allotted from then on comes above it, and finds room."""
 INT_MIN = -(2**63)
 
 Normalise = Callable[[Any], Any]
@@ -121,7 +123,10 @@ def _int(value: Any) -> int:
 def _float(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(value, "float")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError("an int of this size does not fit in a float") from None
     if not math.isfinite(number):
         raise ValueError(f"{value} is not a finite number")
     return number + 0.0

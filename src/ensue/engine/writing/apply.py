@@ -34,7 +34,7 @@ def insert_rows(
     With `unless`, members that are unique together, one row is inserted unless there is one with the same values: then none is
     returned, and nothing was done. On PostgreSQL another transaction that is inserting it is waited for.
     """
-    allotted = yield from _allot_ids(tx, plan, drafts)
+    chosen = yield from _allot_ids(tx, plan, drafts)
     if plan.local is not None:
         for draft in drafts:
             plan.local(draft)
@@ -46,7 +46,7 @@ def insert_rows(
         if not (yield from _insert_new(tx, plan, rows[0], unless)):
             return []
     else:
-        yield from _insert(tx, plan, rows, allotted=allotted)
+        yield from _insert_each(tx, plan, rows, chosen)
     note_created(tx.pending, plan.name, rows)
     if plan.customs:
         tx.born.update(((plan.name, row[0]), row) for row in rows)
@@ -75,8 +75,8 @@ def _insert_unless(tx: Transaction, plan: RecordPlan, unless: tuple[str, ...]) -
     return statement
 
 
-def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[bool]:
-    """Give ids to rows that have none; whether an id is ours and not the caller's."""
+def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[set[int]]:
+    """Give ids to rows that have none; the ids that are the caller's and not ours."""
     unnamed = [draft for draft in drafts if draft[0] is None]
     given: list[int] = []
     if len(unnamed) < len(drafts):
@@ -87,7 +87,7 @@ def _allot_ids(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Wo
         ids = yield from tx.ids.take(plan.id_family, len(unnamed), tx.frame.families)
         for draft, id_ in zip(unnamed, ids, strict=True):
             draft[0] = id_
-    return len(given) < len(drafts)
+    return set(given)
 
 
 def _initial_formulas(tx: Transaction, plan: RecordPlan, drafts: list[list[Any]]) -> Work[None]:
@@ -109,6 +109,16 @@ def _leads_nowhere(plan: RecordPlan, view: View, draft: list[Any], found: list[R
         row is None and crossing.parent < 0 and draft[crossing.fk] is not None and crossing.record != plan.name
         for crossing, row in zip(view.crossings, found, strict=False)
     )
+
+
+def _insert_each(tx: Transaction, plan: RecordPlan, rows: list[Row], chosen: set[int]) -> Work[None]:
+    """Insert rows, those with ids of the caller by themselves: only an id of ours that is taken is our mistake."""
+    if not chosen:
+        yield from _insert(tx, plan, rows, allotted=True)
+        return
+    yield from _insert(tx, plan, [row for row in rows if row[0] in chosen], allotted=False)
+    if others := [row for row in rows if row[0] not in chosen]:
+        yield from _insert(tx, plan, others, allotted=True)
 
 
 def _insert(tx: Transaction, plan: RecordPlan, rows: list[Row], *, allotted: bool) -> Work[None]:
