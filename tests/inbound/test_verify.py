@@ -252,3 +252,21 @@ def test_no_repr_shows_a_secret() -> None:
     ):
         assert "hush" not in repr(verifier)
         assert NEW not in repr(verifier)
+
+
+def test_what_a_scheme_does_not_know_is_refused_before_a_message_comes() -> None:
+    odd: Any = {"algorithm": "md7"}, {"encoding": "base32"}
+    for options in odd:
+        (name,) = options
+        with pytest.raises(DeclarationError, match=rf"HmacSignature\({name}='.*'\): expected 'sha1'|'hex', 'base64'"):
+            HmacSignature(secret="s", header="X-Signature", **options)
+    number: Any = 300
+    for verifier in (
+        StandardWebhooks(secret=OLD, tolerance=number),
+        StripeSignature(secret="s", tolerance=number),
+        HmacSignature(secret="s", header="X-Signature", tolerance=number),
+    ):
+        with pytest.raises(DeclarationError, match=r"\(tolerance=300\): expected timedelta"):
+            verifier.check()
+    with pytest.raises(DeclarationError, match="StripeSignature has no secret"):
+        StripeSignature(secret=number).check()

@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from ensue import App, DeclarationError, Integration, StripeSignature, consume, env, webhook
+from ensue import App, DeclarationError, Integration, StripeSignature, UsageError, consume, env, webhook
 from ensue.clock import ManualClock
 from ensue.errors import Unavailable
 from ensue.server.webhooks import Strangers
@@ -290,6 +290,48 @@ async def test_an_endpoint_that_could_not_take_its_first_message_is_refused(sqli
         "The consumer odd.streamed takes (message, ctx) besides self; expected `async def name(self, message)`.",
         "The consumer odd.streamed has batch='5'; expected a number that is at least 1.",
     ]
+
+
+async def test_a_verifier_of_ones_own_is_looked_at_before_a_message_comes(sqlite_url: str) -> None:
+    class Later:
+        async def verify(self, body: bytes, headers: Any, now: Any) -> str:
+            return "m1"
+
+    class Less:
+        def verify(self, body: bytes) -> str:
+            return "m1"
+
+    for verifier, told in (
+        (Later(), "whose verify is async; expected `def verify"),
+        (Less(), r"takes \(body\) besides self"),
+    ):
+        odd: Any = verifier
+
+        class Odd(Integration):
+            @webhook(verify=odd)
+            async def told(self, message: Any) -> None: ...
+
+        with pytest.raises(DeclarationError, match=told):
+            async with shop(sqlite_url, integrations={"odd": Odd()}):
+                pass
+
+
+@pytest.mark.parametrize("given", ["", None, 5])
+async def test_a_message_without_an_id_of_its_sender_is_not_kept(sqlite_url: str, given: Any) -> None:
+    class Nameless:
+        def verify(self, body: bytes, headers: Any, now: Any) -> Any:
+            return given
+
+    class Odd(Integration):
+        @webhook(verify=Nameless())
+        async def told(self, message: Any) -> None: ...
+
+    async with shop(sqlite_url, integrations={"odd": Odd()}).run(deliver=False) as run:
+        with pytest.raises(
+            UsageError, match=f"The verifier Nameless of odd.told gave {given!r}; expected the sender's id"
+        ):
+            await run.inbox.take_webhook("odd.told", b"{}", {})
+        assert await inbox(run) == []
 
 
 async def test_what_creates_no_endpoints_is_told_what_to_give(sqlite_url: str) -> None:

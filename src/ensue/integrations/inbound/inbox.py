@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ensue.clock import Clock
-from ensue.errors import Rejected
+from ensue.errors import Rejected, UsageError
 from ensue.integrations.contract import Health
 from ensue.integrations.inbound.endpoints import Endpoints
 from ensue.integrations.inbound.handling import Failed, Handling, Taken
@@ -78,6 +78,12 @@ class Inbox:
         except Rejected:
             self.handling.telemetry.count("message", endpoint, "refused")
             raise
+        if not isinstance(sender_id, str) or not sender_id:  # pyright: ignore[reportUnnecessaryIsInstance]
+            # Kept under no id, all its messages would be one.
+            raise UsageError(
+                f"The verifier {type(found.options.verify).__name__} of {endpoint} gave {sender_id!r}; expected the sender's "
+                "id of the message, as text that is not empty."
+            )
         message = Inbound(sender_id, body, given, now, endpoint)
         if not found.options.defer:
             return await self.handling.take(message)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, cast, get_args
 
 from ensue.clock import to_micros, whole_micros
 from ensue.errors import DeclarationError, Rejected
@@ -31,6 +31,9 @@ _PLACES: Final = re.compile(r"(\{body\}|\{timestamp\}|\{id\})")
 Secrets: TypeAlias = str | Sequence[str]
 """One secret, or several while they are being changed: any of them will do."""
 Algorithm: TypeAlias = Literal["sha1", "sha256", "sha384", "sha512"]
+Encoding: TypeAlias = Literal["hex", "base64"]
+_ALGORITHMS: Final = get_args(Algorithm)
+_ENCODINGS: Final = get_args(Encoding)
 
 
 class Verifier(Protocol):
@@ -56,9 +59,10 @@ class StandardWebhooks:
     tolerance: timedelta = TOLERANCE
 
     def check(self) -> None:
-        """Raises `DeclarationError` for a secret that is none."""
+        """Raises `DeclarationError` for a secret that is none, or a tolerance that is no time."""
         for secret in _several(self, self.secret):
             _standard_key(secret)
+        _check_tolerance(self, self.tolerance)
 
     def verify(self, body: bytes, headers: Mapping[str, str], now: datetime) -> str:
         """The header `webhook-id`."""
@@ -86,8 +90,9 @@ class StripeSignature:
     header: str = "Stripe-Signature"
 
     def check(self) -> None:
-        """Raises `DeclarationError` without a secret."""
+        """Raises `DeclarationError` without a secret, or for a tolerance that is no time."""
         _several(self, self.secret)
+        _check_tolerance(self, self.tolerance)
 
     def verify(self, body: bytes, headers: Mapping[str, str], now: datetime) -> str:
         """The `id` of the event."""
@@ -147,7 +152,7 @@ class HmacSignature:
     header: str
     prefix: str = ""
     signed: str = "{body}"
-    encoding: Literal["hex", "base64"] = "hex"
+    encoding: Encoding = "hex"
     algorithm: Algorithm = "sha256"
     timestamp_header: str | None = None
     tolerance: timedelta = TOLERANCE
@@ -155,6 +160,11 @@ class HmacSignature:
 
     def __post_init__(self) -> None:
         check_identify(type(self).__name__, self.id)
+        for name, known in (("encoding", _ENCODINGS), ("algorithm", _ALGORITHMS)):
+            if getattr(self, name) not in known:
+                raise DeclarationError(
+                    f"HmacSignature({name}={getattr(self, name)!r}): expected {', '.join(map(repr, known))}."
+                )
         if "{id}" in self.signed and not (isinstance(self.id, str) and self.id.startswith("header:")):
             raise DeclarationError(
                 f"HmacSignature(signed={self.signed!r}): {{id}} is a header; say which, id='header:…'."
@@ -170,8 +180,9 @@ class HmacSignature:
             )
 
     def check(self) -> None:
-        """Raises `DeclarationError` without a secret."""
+        """Raises `DeclarationError` without a secret, or for a tolerance that is no time."""
         _several(self, self.secret)
+        _check_tolerance(self, self.tolerance)
 
     def verify(self, body: bytes, headers: Mapping[str, str], now: datetime) -> str:
         """What `id` says."""
@@ -283,9 +294,15 @@ def _keys(verifier: object, secrets: Secrets) -> list[bytes]:
     return [secret.encode() for secret in _several(verifier, secrets)]
 
 
+def _check_tolerance(verifier: object, tolerance: object) -> None:
+    if not isinstance(tolerance, timedelta) or tolerance < timedelta(0):
+        raise DeclarationError(f"{type(verifier).__name__}(tolerance={tolerance!r}): expected timedelta(minutes=5).")
+
+
 def _several(verifier: object, secrets: Any) -> list[str]:
     # An empty one among several is one that was not set: the old or the new one, when none is being changed.
-    found = [item for item in ([secrets] if isinstance(secrets, str) else secrets) if item]
+    given = list(cast("Sequence[Any]", secrets)) if isinstance(secrets, list | tuple) else [secrets]
+    found = [item for item in given if item]
     if not found or not all(isinstance(item, str) for item in found):
         raise DeclarationError(
             f"{type(verifier).__name__} has no secret. Give secret=env('…'), or several while they are being changed."

@@ -88,6 +88,14 @@ class Webhook:
         if isinstance(verifier, type) or not callable(getattr(verifier, "verify", None)):
             known = "StandardWebhooks(…), StripeSignature(…), GitHubSignature(…), HmacSignature(…), NoVerification(reason=…)"
             return [f"has verify={verifier!r}; expected {known}, or an object with verify(body, headers, now)."]
+        taken = inspect.signature(verifier.verify)
+        try:
+            taken.bind(b"", {}, None)
+        except TypeError:
+            names = ", ".join(taken.parameters)
+            return [f"has a verifier whose verify takes ({names}) besides self; expected verify(body, headers, now)."]
+        if inspect.iscoroutinefunction(verifier.verify):
+            return ["has a verifier whose verify is async; expected `def verify(self, body, headers, now)`."]
         check: Any = getattr(verifier, "check", None)
         try:
             if check is not None:
