@@ -149,7 +149,8 @@ class API:
                 try:
                     values[parameter.name] = msgspec.convert(payload[parameter.name], parameter.type, str_keys=True)
                 except msgspec.ValidationError as failure:
-                    wrong[parameter.name] = str(failure)
+                    text = str(failure)
+                    wrong[parameter.name] = text[:1].lower() + text[1:]
         known = {parameter.name for parameter in self.parameters}
         for name in payload:
             if name not in known:
