@@ -91,7 +91,13 @@ class Store:
         limit: int | None = None,
         offset: int = 0,
     ) -> list[Any]:
-        """The records that satisfy `where`, in one SQL statement, however deep `fields` go."""
+        """The records that satisfy `where`, in one SQL statement, however deep `fields` go.
+
+        Without `fields` each carries its own columns and its to-one references by id. Without `order_by` they come by id; nulls
+        are last. Raises DeclarationError for what the schema doesn't have, and for values that can't be compared so.
+
+        >>> await store.find(Post, Post.author.name == "bob", order_by=[Post.id.desc()], limit=20)  # doctest: +SKIP
+        """
         return await self._engine.read(
             lambda reader: reads.find(
                 reader, record, where, fields=fields, order_by=order_by, limit=limit, offset=offset
@@ -113,7 +119,10 @@ class Store:
     @overload
     async def get(self, record: str, id: int, /, *, fields: Fields = ...) -> Any: ...
     async def get(self, record: Any, id: Any, /, *, fields: Fields = None) -> Any:
-        """The record with that id. Raises NotFound."""
+        """The record with that id. Raises NotFound; `find_one` gives None instead.
+
+        >>> post = await store.get(Post, 42, fields=[Post.title, Post.author.fields(User.name)])  # doctest: +SKIP
+        """
         if not isinstance(id, int) or isinstance(id, bool):
             raise UsageError(
                 f"store.get(…, {id!r}): expected an id, which is a number. By other values read with `store.find_one`."
@@ -148,7 +157,12 @@ class Store:
     @overload
     async def create(self, record: str, /, **values: Any) -> Any: ...
     async def create(self, record: Any, /, **values: Any) -> Any:
-        """Create a record; returns it with its id, its defaults and the initial values of what derives."""
+        """Create a record; returns it with its id, its defaults and the initial values of what derives.
+
+        Raises InvalidValue, whose `fields` say what is wrong with each value, and ConstraintViolated.
+
+        >>> post = await store.create(Post(title="x", author=User.ref(7)))  # doctest: +SKIP
+        """
         if isinstance(record, str):
             plan = self._plan(record)
         else:
@@ -218,18 +232,29 @@ class Store:
         return lambda tx: writes.create_records(tx, plan, values), Prepared()
 
     async def update(self, record: type[Entity] | str, id: int, /, **values: Any) -> None:
-        """Set values of one record: plain, or expressions relative to the row (`score=Comment.score + 1`). Raises NotFound."""
+        """Set values of one record: plain, or expressions relative to the row under its lock.
+
+        Raises NotFound, InvalidValue and ConstraintViolated.
+
+        >>> await store.update(Comment, 42, score=Comment.score + 1, post=Post.ref(9))  # doctest: +SKIP
+        """
         plan = self._plan(record)
         await self._engine.write(lambda tx: writes.update_record(tx, plan, _id(id, plan.name), values))
 
     async def update_many(self, record: type[Entity] | str, where: Expr[bool], /, **values: Any) -> int:
-        """Set values of every record that satisfies `where`; returns how many."""
+        """Set values of every record that satisfies `where`, as `update` does; returns how many there were.
+
+        >>> await store.update_many(Comment, Comment.post == post, approved=True)  # doctest: +SKIP
+        """
         plan = self._plan(record)
         _require_condition("update_many", plan.name, where)
         return await self._engine.write(lambda tx: writes.update_where(tx, plan, where, values))
 
     async def delete(self, record: type[Entity] | str, id: int, /) -> None:
-        """Delete one record, with what `on_delete` says of those that refer to it. Raises NotFound."""
+        """Delete one record, with what `on_delete` says of those that refer to it.
+
+        Raises NotFound, and Rejected("restricted") where records refer to it that go neither with it nor without it.
+        """
         plan = self._plan(record)
         await self._engine.write(lambda tx: writes.delete_record(tx, plan, _id(id, plan.name)))
 
@@ -252,11 +277,22 @@ class Store:
     # --- Transactions ---------------------------------------------------------------------------------------------------
 
     def transaction(self) -> AbstractAsyncContextManager[None]:
-        """Group writes: all or none. Nested, it is a savepoint. A conflict can't be retried from here; see `run`."""
+        """Group writes: all or none. Nested, it is a savepoint.
+
+        It belongs to the task that opened it; another one's use raises UsageError. A conflict can't be retried from here and
+        raises Unavailable; see `run`.
+
+        >>> async with store.transaction():  # doctest: +SKIP
+        ...     await store.update(Account, 1, cents=Account.cents - 5)
+        ...     await store.update(Account, 2, cents=Account.cents + 5)
+        """
         return self._engine.transaction()
 
     async def run(self, work: Callable[[], Awaitable[V]], /) -> V:
-        """Await `work()` in a transaction, and again from its start if it lost a conflict with another transaction."""
+        """Await `work()` in a transaction, and again from its start if it lost a conflict with another transaction.
+
+        So `work` must do nothing outside of the database that can't happen twice. In a transaction it is a savepoint, called once.
+        """
         if not callable(cast("Any", work)):
             if inspect.iscoroutine(work):
                 work.close()

@@ -97,7 +97,7 @@ class AggregateComputation(Computation[T]):
 
 
 class Count(AggregateComputation[int]):
-    """How many: `Count(comments)`, `Count(comments, where=lambda c: c.approved)`."""
+    """How many: `Count(comments)`, `Count(comments, where=lambda c: c.approved)`; in a Globals class `Count(lambda: Post)`."""
 
     kind = "count"
 
@@ -113,7 +113,10 @@ class Count(AggregateComputation[int]):
 
 
 class Sum(AggregateComputation[N]):
-    """The sum of a number, 0 over nothing: `Sum(comments, lambda c: c.score)`."""
+    """The sum of a number, 0 over nothing: `Sum(comments, lambda c: c.score, where=lambda c: c.approved)`.
+
+    Of the number's own type. A value that may be None says what it is then: `lambda c: c.score.or_else(0)`.
+    """
 
     kind = "sum"
 
@@ -133,7 +136,10 @@ class Sum(AggregateComputation[N]):
 
 
 class Average(AggregateComputation[float | None]):
-    """The mean of a number, None over nothing; values that are None don't count."""
+    """The mean of a number as a float, None over nothing; values that are None don't count.
+
+    `mean_score = Average(comments, lambda c: c.score, where=lambda c: c.approved)`
+    """
 
     kind = "average"
 
@@ -168,13 +174,19 @@ class Extremum(AggregateComputation[V | None]):
 
 
 class Min(Extremum[V]):
-    """The smallest value, None over nothing; values that are None don't count."""
+    """The smallest number, text or instant, None over nothing; values that are None don't count.
+
+    `first_at = Min(comments, lambda c: c.at)`
+    """
 
     kind = "min"
 
 
 class Max(Extremum[V]):
-    """The largest value, None over nothing; values that are None don't count."""
+    """The largest number, text or instant, None over nothing; values that are None don't count.
+
+    `best = Max(comments, lambda c: c.score, where=lambda c: c.approved)`
+    """
 
     kind = "max"
 
@@ -195,13 +207,16 @@ class Quantifier(AggregateComputation[bool]):
 
 
 class AnyOf(Quantifier):
-    """Whether one satisfies a condition; false over nothing."""
+    """Whether one satisfies a condition; false over nothing: `flagged = AnyOf(comments, lambda c: c.flagged)`."""
 
     kind = "any"
 
 
 class EveryOf(Quantifier):
-    """Whether all satisfy a condition; true over nothing, and a null counts as false."""
+    """Whether all satisfy a condition; true over nothing, and a null counts as false.
+
+    `clean = EveryOf(comments, lambda c: ~c.flagged)`
+    """
 
     kind = "every"
 

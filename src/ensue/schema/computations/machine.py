@@ -75,7 +75,11 @@ class Transition:
     `record(event)` names.
 
     `source` is a state, several, or `"*"`. `on` is an interaction or a `Mutation`; `record` gets the interaction or the
-    `MutationEvent`, and may be async.
+    `MutationEvent`, and may be async. The first transition that matches is taken, once for each event.
+
+    >>> class Pay(Interaction):
+    ...     order: Ref[Order]
+    >>> paid = Transition("pending", "paid", on=Pay, record=lambda e: e.order)
     """
 
     @overload
@@ -107,6 +111,8 @@ class Transition:
 
 class StateMachine(Computation[T]):
     """A property that holds a state, or with `State(value=…)` what that function gives.
+
+    The states are those that `states=`, or else `initial` and the transitions, name; a comparison with another is refused.
 
     >>> status = StateMachine(initial="pending", transitions=[])
     """
