@@ -361,6 +361,14 @@ class TestSurroundings:
         response = await shop.http.get("/health")
         assert (response.status_code, response.json()["status"]) == (503, "down")
 
+    async def test_health_when_nobody_can_be_known(self) -> None:
+        async def without_sessions(_: Any) -> Any:
+            raise Unavailable("The database with the sessions does not answer.")
+
+        async with serving_app(make_app(), authenticate=without_sessions) as shop:
+            response = await shop.http.get("/health", headers={"authorization": "Bearer user-1"})
+        assert (response.status_code, response.json()["status"]) == (200, "ok")
+
 
 def serving_without_lifespan() -> Any:
     """A server that does not run lifespans, as a host does that mounts the app."""

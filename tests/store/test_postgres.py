@@ -1,6 +1,7 @@
 """What is particular to PostgreSQL: connections that break, servers that go, conflicts between transactions."""
 
 import asyncio
+import logging
 import socket
 import sys
 from collections.abc import Generator, Sequence
@@ -81,8 +82,9 @@ async def test_killed_connections_are_replaced(postgres_url: str) -> None:
 
 
 async def test_a_server_that_goes_and_comes_back(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "ensue.store")
     monkeypatch.setattr(postgres_listen, "PAUSE_MAX_SECONDS", 0.2)
     url = postgres_server.url.replace("ensue@", "ensue:hunter2@")
     driver, heard = await opened(url), asyncio.Event()
@@ -99,6 +101,8 @@ async def test_a_server_that_goes_and_comes_back(
     await asyncio.to_thread(postgres_server.start)
     await asyncio.wait_for(heard.wait(), 20)
     assert payloads == [""]
+    levels = [record.levelname for record in caplog.records if record.name in ("ensue.store", "asyncio")]
+    assert levels == ["WARNING", "WARNING", "INFO"], caplog.text
     heard.clear()
     await driver.write(work(ADD, (1,)))
     await driver.read(work(Statement("notify", "SELECT pg_notify('ensue', 'hello')", rows=True)))

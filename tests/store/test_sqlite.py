@@ -44,6 +44,32 @@ async def test_the_file_is_set_up_for_safety(tmp_path: Path) -> None:
     await driver.close()
 
 
+async def test_what_hears_of_commits_may_fail_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver, other, heard = make(tmp_path / "a.db", watch_seconds=0.01), make(tmp_path / "a.db"), asyncio.Event()
+    calls = 0
+
+    def fail_twice(_: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:
+            raise KeyError("payload")
+        heard.set()
+
+    await driver.open()
+    await driver.script([CREATE])
+    await other.open()
+    await driver.watch(fail_twice)
+    while not heard.is_set():
+        await other.write(work(INSERT))
+        await asyncio.sleep(0.005)
+    await other.close()
+    await driver.close()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("ensue.store", "ERROR")
+
+
 async def test_another_process_that_writes_is_waited_for(tmp_path: Path) -> None:
     driver = make(tmp_path / "a.db", wait_seconds=0.4)
     await driver.open()

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from ensue.clock import SystemClock
-from ensue.errors import Rejected
+from ensue.errors import Rejected, Unavailable
 from ensue.integrations.api import ANSWER_HEADERS
 from ensue.observation.scrape import may_read
 from ensue.server.answers import ErrorAnswer, Refusal, answer_to, encode, log_failure
@@ -211,7 +211,7 @@ class Server:
         fit = report.healthy if strict else report.usable
         try:
             known = await serving.user_of(request) is not None
-        except Rejected:
+        except (Rejected, Unavailable):
             known = False
         return _json(encode(report.body(details=known)), 200 if fit else 503)
 

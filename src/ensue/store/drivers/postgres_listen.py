@@ -2,18 +2,21 @@
 when it breaks.
 
 Decides when a connection counts as dead and how long to wait before the next. Leaves to the callback what a
-notification means. Invariant: after each reconnection the callback is told with `""`, since anything may have been
-missed.
+notification means. Invariants: after each reconnection the callback is told with `""`, since anything may have been
+missed; an outage is told of once, however long.
 """
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 from ensue.background import end_tasks
+
+logger = logging.getLogger("ensue.store")
 
 CHANNEL = "ensue"
 PAUSE_FIRST_SECONDS = 0.1
@@ -64,8 +67,8 @@ class Listener:
             connection, ended = await self._listen_again()
             try:
                 self._callback("")
-            except Exception as error:  # noqa: BLE001 - reported, and the listening goes on
-                self._report("The callback that hears of other processes' commits failed; listening goes on.", error)
+            except Exception:
+                logger.exception("what hears of other processes' commits failed; listening goes on")
 
     async def _probe_until(self, connection: Any, ended: asyncio.Event) -> None:
         """Return when the connection is gone, which a silent network shows only when something is sent."""
@@ -75,25 +78,24 @@ class Listener:
                 return
             try:
                 await connection.execute("SELECT 1", timeout=PROBE_WAIT_SECONDS)
-            except Exception as error:  # noqa: BLE001 - any failure means a new connection
-                self._report("The connection that listens for other processes' commits is gone; reconnecting.", error)
+            except Exception:  # noqa: BLE001 - any failure means a new connection
                 break
 
     async def _listen_again(self) -> tuple[Any, asyncio.Event]:
         pause = PAUSE_FIRST_SECONDS
+        logger.warning("the connection that listens for other processes' commits is gone; connecting again")
         while True:
             # Jitter, so that many processes don't come back to a restarted server in the same instant.
             await asyncio.sleep(random.uniform(pause / 2, pause))
             try:
-                return await self._listen()
+                listening = await self._listen()
             except Exception as error:  # noqa: BLE001 - tried again for as long as it takes
-                if pause >= PAUSE_MAX_SECONDS:
-                    self._report("Still no connection to listen for other processes' commits; trying again.", error)
+                level = logging.WARNING if pause == PAUSE_FIRST_SECONDS else logging.DEBUG
+                logger.log(level, "no connection to listen for other processes' commits yet: %s", error)
+            else:
+                logger.info("other processes' commits are heard of again")
+                return listening
             pause = min(PAUSE_MAX_SECONDS, pause * 2)
-
-    @staticmethod
-    def _report(message: str, error: Exception) -> None:
-        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
 
 def _end(ended: asyncio.Event, _connection: object) -> None:

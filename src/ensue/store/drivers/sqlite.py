@@ -7,6 +7,7 @@ called in the lanes' threads.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Generator, Mapping
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -29,6 +30,8 @@ from ensue.store.transaction import (
     script,
 )
 from ensue.store.url import DatabaseUrl
+
+logger = logging.getLogger("ensue.store")
 
 T = TypeVar("T")
 
@@ -318,16 +321,18 @@ class SqliteDriver:
         return rows[0][0]
 
     async def _watch(self, callback: Callable[[str], None], version: int) -> None:
-        loop = asyncio.get_running_loop()
+        failing = False
         while True:
             await asyncio.sleep(self._watch_seconds)
             try:
                 seen, version = version, await self._version()
                 if version != seen:
                     callback("")
-            except Exception as error:  # noqa: BLE001 - reported, and the watching goes on
-                message = f"Watching {self._url} for commits of other processes failed; it goes on."
-                loop.call_exception_handler({"message": message, "exception": error})
+                failing = False
+            except Exception:
+                if not failing:
+                    logger.exception("watching %s for commits of other processes failed; it goes on", self._url)
+                failing = True
 
 
 class SqliteSession(OwnedSession):
