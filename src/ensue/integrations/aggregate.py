@@ -50,6 +50,11 @@ class AggregatedIntegration(Integration):
 
     def __init__(self, parts: Mapping[str, type[Integration] | Integration], /) -> None:
         super().__init__()
+        if not isinstance(parts, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # unchecked callers
+            raise DeclarationError(
+                f"AggregatedIntegration({parts!r}): expected a mapping of namespaces to integrations, such as "
+                '{"channels": RedisChannels}.'
+            )
         self._parts = {name: part() if isinstance(part, type) else part for name, part in parts.items()}
 
     def parts(self, namespace: str) -> Mapping[str, Integration]:
@@ -69,7 +74,7 @@ def flatten(integrations: Mapping[str, Integration]) -> dict[str, Integration]:
             problems.append(Problem(WRONG_NAMESPACE, _no_integration(outer, integration)))
             continue
         for namespace, part in integration.parts(outer).items():
-            if _NAMESPACE.fullmatch(namespace) is None:
+            if not isinstance(namespace, str) or _NAMESPACE.fullmatch(namespace) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
                 problems.append(
                     Problem(WRONG_NAMESPACE, f"The namespace {namespace!r} must be letters, digits and underscores.")
                 )

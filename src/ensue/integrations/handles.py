@@ -7,6 +7,7 @@ others from running.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
@@ -18,6 +19,12 @@ logger = logging.getLogger("ensue.integrations")
 
 OnConnection = Callable[[Connection], Awaitable[object]]
 Callback = TypeVar("Callback", bound=OnConnection)
+
+
+def _asynchronous(callback: Callback, method: str) -> Callback:
+    if any(inspect.iscoroutinefunction(item) for item in (callback, type(callback).__call__)):
+        return callback
+    raise UsageError(f"{method}({callback!r}): expected an async function of the connection.")
 
 
 class Websockets:
@@ -33,12 +40,12 @@ class Websockets:
 
         If it raises, the connection is refused and the client can try again. Also usable as a decorator.
         """
-        self._on_connect.append(callback)
+        self._on_connect.append(_asynchronous(callback, "on_connect"))
         return callback
 
     def on_disconnect(self, callback: Callback, /) -> Callback:
         """Call `callback(connection)` when a connection has ended; also when an `on_connect` callback refused it."""
-        self._on_disconnect.append(callback)
+        self._on_disconnect.append(_asynchronous(callback, "on_disconnect"))
         return callback
 
     def __iter__(self) -> Iterator[Connection]:

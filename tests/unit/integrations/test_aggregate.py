@@ -58,3 +58,12 @@ def test_what_is_no_integration_is_refused_with_advice() -> None:
     assert "gives the class. Make an object of it: Mail()" in str(caught.value)
     assert "'chat'" in str(caught.value)
     assert "is no Integration" in str(caught.value)
+
+
+def test_parts_without_names_are_refused_with_advice() -> None:
+    parts: Any = [Integration]
+    with pytest.raises(DeclarationError, match="expected a mapping of namespaces to integrations"):
+        AggregatedIntegration(parts)
+    numbered: Any = {5: Integration()}
+    with pytest.raises(DeclarationError, match="The namespace 5 must be letters"):
+        flatten(numbered)

@@ -1,6 +1,7 @@
 """Who comes and goes, and what integrations are told of it."""
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,14 @@ async def test_a_failing_leave_taking_is_logged_and_does_not_stop_the_others(cap
         await websockets.disconnected(connection)
     assert gone == ["a"]
     assert "on_disconnect callback failed for connection a" in caplog.text
+
+
+@pytest.mark.parametrize("callback", [5, lambda connection: None])
+def test_what_could_not_be_awaited_for_a_connection_is_refused(callback: Any) -> None:
+    websockets = Handles().websockets
+    for register in (websockets.on_connect, websockets.on_disconnect):
+        with pytest.raises(UsageError, match=r"on_(dis)?connect\(.*\): expected an async function of the connection"):
+            register(callback)
 
 
 async def test_one_id_cannot_connect_twice() -> None:

@@ -108,6 +108,22 @@ async def test_a_failed_setup_closes_what_it_opened_and_cleans_up_those_before_i
     assert "setup() of the integration 'b' (Logged)" in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize("hook", ["configure", "cleanup", "health"])
+async def test_a_hook_that_is_no_async_function_is_refused_at_the_start(hook: str) -> None:
+    plain = type("Plain", (Integration,), {hook: lambda self, *_: None})
+    with pytest.raises(UsageError, match=rf"{hook}\(\) of the integration 'plain' \(Plain\) is no async function"):
+        await running({"plain": plain()}).configure(Schema.collect())
+
+
+async def test_a_health_that_is_none_counts_as_down() -> None:
+    class Fine(Integration):
+        async def health(self) -> Any:
+            return "fine"
+
+    found = await running({"fine": Fine()}).health()
+    assert found == {"fine": Health(False, "health() gave str; expected Health(up, detail, since)")}
+
+
 async def test_a_setup_that_is_no_async_function_says_so() -> None:
     class Plain(Integration):
         def setup(self, controller: Any) -> None: ...  # type: ignore[override]

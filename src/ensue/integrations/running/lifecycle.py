@@ -8,6 +8,7 @@ succeeded is cleaned up exactly once, and whatever one integration entered is cl
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Generator, Mapping
 from contextlib import contextmanager
@@ -104,6 +105,7 @@ class IntegrationSet:
         claims = Claims(schema)
         for namespace, integration in self.members.items():
             contract.enter_phase(integration, "configuring")
+            _check_hooks(namespace, integration)
             began = self._stopwatch.monotonic_seconds()
             try:
                 with self._resolved():
@@ -188,12 +190,15 @@ class IntegrationSet:
         limit = asyncio.timeout(self._health_seconds_max)
         try:
             async with limit:
-                return await integration.health()
+                found = await integration.health()
         except Exception as error:
             if limit.expired():
                 return Health(up=False, detail=f"health() did not answer within {self._health_seconds_max:g} s")
             logger.exception("health() of the integration %r failed", namespace)
             return Health(up=False, detail=f"health() failed: {type(error).__name__}: {error}")
+        if isinstance(found, Health):  # pyright: ignore[reportUnnecessaryIsInstance]  # unchecked authors
+            return found
+        return Health(up=False, detail=f"health() gave {type(found).__name__}; expected Health(up, detail, since)")
 
     async def _close(self, namespace: str, integration: Integration, *, set_up: bool) -> None:
         failures: list[Failure] = []
@@ -229,6 +234,16 @@ class IntegrationSet:
                     f"setup()."
                     f"{suggestion(name, entered)}"
                 )
+
+
+def _check_hooks(namespace: str, integration: Integration) -> None:
+    """Refuse hooks that can't be awaited, also those that would be called at the very end only."""
+    for hook in ("configure", "cleanup", "health"):
+        if not inspect.iscoroutinefunction(getattr(integration, hook)):
+            raise UsageError(
+                f"{hook}() of the integration {namespace!r} ({type(integration).__name__}) is no async function. Write "
+                f"`async def {hook}(self, …)`."
+            )
 
 
 def _awaitable(given: object, hook: str) -> Awaitable[object]:
