@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 import pytest
 
@@ -387,3 +387,34 @@ def test_a_guard_may_be_decorated() -> None:
             return True
 
     assert "Rename" in freeze_all(Rename).interactions
+
+
+# --- Annotations ------------------------------------------------------------------------------------------------------
+
+
+@case("A.b: a link says by its kind whether there may be none. Write Maybe[A], or One[A].")
+def a_link_to_a_record_or_none() -> Any:
+    class A(Entity):
+        b: One[A | None]  # type: ignore[type-var]  # pyright: ignore[reportInvalidTypeArguments]
+
+    return A
+
+
+@case("A.b: a link says by its kind whether there may be none. Write Maybe[A], or One[A].")
+def an_optional_link_to_an_optional_record() -> Any:
+    class A(Entity):
+        b: Maybe[Optional[A]]  # type: ignore[type-var]  # noqa: UP045  # pyright: ignore[reportInvalidTypeArguments]
+
+    return A
+
+
+def test_a_cycle_is_told_by_its_way() -> None:
+    class A(Entity):
+        x = Computed[int](lambda a: a.y + 1)
+        y = Computed[int](lambda a: a.x + 1)
+
+    with pytest.raises(DeclarationError) as caught:
+        freeze_all(A)
+    assert [problem.message.partition(" (")[0] for problem in caught.value.problems] == [
+        "These computations depend on each other: A.x -> A.y -> A.x"
+    ]

@@ -49,7 +49,10 @@ class Build:
         """Take the problems of an error, with the place and name of the declaration that has them."""
         for problem in error.problems:
             place = problem.origin if problem.origin is not None else origin
-            message = problem.message if problem.message.startswith(where) else f"{where}: {problem.message}"
+            placed = (
+                problem.message.startswith(where) or problem.code == CYCLE_CODE
+            )  # whose message names all on the way
+            message = problem.message if placed else f"{where}: {problem.message}"
             found = Problem(type(error).code if problem.code == DeclarationError.code else problem.code, message, place)
             if found not in self.problems:
                 self.problems.append(found)

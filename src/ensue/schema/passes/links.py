@@ -11,7 +11,7 @@ from ensue.schema.passes.reach import class_of
 from ensue.schema.property import MISSING
 from ensue.schema.relation import Link
 from ensue.schema.schema import Draft
-from ensue.schema.written.annotation import Written
+from ensue.schema.written.annotation import Written, split_optional
 from ensue.schema.written.names import suggestion
 
 DELETIONS = ("cascade", "restrict", "detach")
@@ -67,6 +67,11 @@ def link_target(build: Build, member: Link) -> str:
     written = member.written
     if written is None or written.content is None:
         raise DeclarationError(f"it does not say to what it links. Write {type(member).__name__}[User].")
+    bare, optional = split_optional(written.content)
+    if optional:
+        raise DeclarationError(
+            f"a link says by its kind whether there may be none. Write Maybe[{_shown(bare)}], or One[{_shown(bare)}]."
+        )
     name = _last_name(written)
     cls = class_of(written)
     if cls is None:
@@ -79,6 +84,10 @@ def link_target(build: Build, member: Link) -> str:
     if build.drafts[known].kind not in ("entity", "relation"):
         raise DeclarationError(f"it links to {known}, which is no Entity or Relation.")
     return known
+
+
+def _shown(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
 def _last_name(written: Written) -> str:
