@@ -48,7 +48,18 @@ class Heights:
         keys = list(self._open)
         path = [*keys[keys.index(key) :], key]
         shown = " -> ".join(record if name == EXISTENCE else f"{record}.{name}" for record, name in path)
-        return f"Derived data depends on itself: {shown}. Take one of these out of the circle, for example by an interaction."
+        return f"Derived data depends on itself: {shown}. {self._way_out(record for record, _ in path)}"
+
+    def _way_out(self, records: Iterable[str]) -> str:
+        for record in records:
+            transform = self.model.records[record].transform
+            if transform is not None and not transform.event and transform.mapping is None:
+                return (
+                    f"The function that makes {record} (declared at {transform.origin}) is given all that derives of "
+                    f"{transform.source}, so none of it can derive from {record}. A mapping reads only what it names: write one in "
+                    "place of compute=, or let what the function reads be stored in a record of its own."
+                )
+        return "Take one of these out of the circle, for example by an interaction."
 
     def above(self, record: str, nodes: tuple[Node | None, ...]) -> int:
         """One more than the highest column that expressions rooted at `record` read."""
