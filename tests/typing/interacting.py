@@ -52,6 +52,9 @@ class AddComment(Interaction):
     async def allow(self, ctx: Context) -> bool:
         if self.score > 5:
             raise Rejected("too_much", "At most five.")
+        known = await ctx.controller.store.find_one(Post, Post.title == self.text)
+        if known is None:
+            ctx.controller.stor  # type error  # noqa: B018
         return ctx.user is not None
 
 

@@ -23,6 +23,13 @@ from ensue.schema.written.annotation import Names, Written, split, split_optiona
 from ensue.schema.written.body import collect_members
 from ensue.schema.written.origin import here
 
+if TYPE_CHECKING:
+    from ensue.engine.controller import Controller
+
+
+_NOT_GIVEN: Any = None
+"""In place of a controller, where a test makes a Context by itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -30,7 +37,7 @@ class Context:
 
     user: Any = None
     request: Any = None
-    controller: Any = None
+    controller: Controller = _NOT_GIVEN
 
 
 class _Given(Member):
