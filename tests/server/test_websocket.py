@@ -179,6 +179,21 @@ class TestEnds:
                 await application._stop_serving()
                 assert await close_code(talk) == 1012
 
+    async def test_what_was_asked_is_answered_before_the_server_stops(self) -> None:
+        service = serving_app(make_app())
+        shop = await service.__aenter__()
+        async with shop.connect() as asking, shop.connect() as silent:
+            payload = {"seconds": 0.5}
+            await asking.say({"id": 1, "type": "api", "namespace": "desk", "name": "slow", "payload": payload})
+            await silence(asking)  # so that the server has heard of it
+            await silence(silent)
+            stopping = asyncio.create_task(service.__aexit__(None, None, None))
+            assert await close_code(silent) == 1012
+            answer = await asking.hear()
+            assert (answer["id"], answer["type"]) == (1, "result")
+            assert await close_code(asking) == 1012
+            await stopping
+
     async def test_pages_of_foreign_sites_are_refused(self, shop: Served) -> None:
         with pytest.raises(InvalidStatus) as caught:
             async with shop.connect(additional_headers={"origin": "https://evil.example"}):

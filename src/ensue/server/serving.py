@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import HTTPConnection
 
-from ensue.integrations.connection import Authenticated, BufferedConnection
+from ensue.integrations.connection import Authenticated
 from ensue.schema.interaction import Context
 from ensue.server.calls import Calls
 from ensue.server.health import HealthCheck
@@ -84,9 +83,9 @@ class Serving:
         """The context for callbacks of the application."""
         return Context(user=user, request=connection, controller=self.run.controller)
 
-    def write_directly(self, connection: BufferedConnection, scope: Mapping[str, Any]) -> bool:
-        """Let `connection` write without a task of its own; false if the server that runs us can't."""
-        return attach(connection, scope, self._flusher)
+    def write_directly(self, client: Client) -> bool:
+        """Let its connection write without a task of its own; false if the server that runs us can't."""
+        return attach(client.connection, client.websocket.scope, self._flusher, on_shutdown=client.retire)
 
     def enter(self, client: Client) -> None:
         """A WebSocket client has come."""

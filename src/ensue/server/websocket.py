@@ -71,6 +71,7 @@ class Client:
         self._ending: asyncio.Future[Close | None] = asyncio.get_running_loop().create_future()
         self._credentials: Authenticated | None = None
         self._requests: set[asyncio.Task[None]] = set()
+        self._retiring: asyncio.Task[None] | None = None
         self.subscriptions: dict[int | str, _Subscription] = {}
 
     async def run(self) -> None:
@@ -95,6 +96,18 @@ class Client:
         close = self.conversation.happened(what)
         if close is not None or self.conversation.state == "closed":
             self._end(close)
+
+    def retire(self, cut: Callable[[], None]) -> None:
+        """The server stops: answer what was asked, within bounds, and end the connection with `cut`."""
+
+        async def answered() -> None:
+            await asyncio.wait(self._requests, timeout=FINISH_SECONDS_MAX)
+            cut()
+
+        if self._requests:
+            self._retiring = asyncio.create_task(answered())
+        else:
+            cut()
 
     def _end(self, close: Close | None) -> None:
         if not self._ending.done():
@@ -128,7 +141,7 @@ class Client:
 
     async def _converse(self) -> None:
         work = [self._listen(), self._beat()]
-        if not self.serving.write_directly(self.connection, self.websocket.scope):
+        if not self.serving.write_directly(self):
             work.append(self._send())
         if self._credentials is not None:
             work.append(self._stay_known(self._credentials))

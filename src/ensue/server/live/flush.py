@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ensue.integrations.connection import BufferedConnection, SharedText
@@ -41,13 +41,22 @@ class Flusher:
         self._turn = asyncio.get_running_loop().call_soon(self._flush) if due else None
 
 
-def attach(connection: BufferedConnection, scope: Mapping[str, Any], flusher: Flusher) -> bool:
-    """Let `connection` write by itself; false if the server offers no wire."""
+def attach(
+    connection: BufferedConnection,
+    scope: Mapping[str, Any],
+    flusher: Flusher,
+    *,
+    on_shutdown: Callable[[Callable[[], None]], None],
+) -> bool:
+    """Let `connection` write by itself; false if the server offers no wire.
+
+    When the server stops, `on_shutdown` is called with what ends the connection.
+    """
     wire = scope.get("extensions", {}).get(EXTENSION, {}).get("wire")
     if wire is None:
         return False
     connection.attach(wire, flusher.note)
-    wire.on_resume = connection.wake
+    wire.on_resume, wire.on_shutdown = connection.wake, on_shutdown
     return True
 
 

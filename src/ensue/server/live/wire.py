@@ -19,6 +19,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     """`uvicorn.Config(..., ws=FrameProtocol)`, as `ensue run` does: sending to many costs less than half."""
 
     on_resume: Callable[[], None] | None = None
+    on_shutdown: Callable[[Callable[[], None]], None] | None = None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -33,6 +34,16 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         extensions: dict[str, Any] = cast("dict[str, Any]", self.scope).setdefault("extensions", {})
         extensions[EXTENSION] = {"wire": self}
         await super().run_asgi()
+
+    def shutdown(self) -> None:
+        if self.on_shutdown is None:
+            return self._cut()
+        # uvicorn would cut the connection at once, and with it the answers to what was asked.
+        return self.on_shutdown(self._cut)
+
+    def _cut(self) -> None:
+        if not (self.disconnected or self.transport.is_closing()):
+            super().shutdown()
 
     @property
     def paused(self) -> bool:
