@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from ensue import (
     App,
@@ -182,7 +182,7 @@ class Message(
     sender: One[User]
     channel: One[Channel]
 
-    status = StateMachine(
+    status: ClassVar[StateMachine[str]] = StateMachine(  # annotated, since User and Channel above read it
         initial="visible",
         transitions=[
             Transition(("visible", "restored"), "hidden", on=HideMessage, record=lambda e: e.message),
