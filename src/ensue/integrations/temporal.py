@@ -8,6 +8,7 @@ an end is told once for each run, as an event, whoever heard of it; a dead serve
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,11 +17,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from ensue.errors import DeclarationError, EnsueError, Problem, Rejected
+from ensue.errors import DeclarationError, EnsueError, InvalidValue, Problem, Rejected, Unavailable
 from ensue.integrations.contract import Health, Integration
 from ensue.integrations.settings.environment import WRONG_SETTING, env
 from ensue.integrations.workflows.records import WorkflowEvent, WorkflowRun, WorkflowWatch, machines
-from ensue.integrations.workflows.server import MemoryWorkflows, Message, Start, TemporalUnavailable, Workflows
+from ensue.integrations.workflows.server import End, MemoryWorkflows, Message, Start, TemporalUnavailable, Workflows
 from ensue.integrations.workflows.watch import LEASE, Lease, Watch
 from ensue.schema.computations.custom import Custom
 from ensue.schema.delivery import Receipt, Target
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from ensue.schema.schema import Schema
 
 __all__ = ["MemoryWorkflows", "Signal", "Temporal", "TemporalUnavailable", "Workflow", "WorkflowEvent", "WorkflowRun"]
+
+logger = logging.getLogger("ensue.integrations.temporal")
 
 MEMORY: Final = "memory://"
 LOOKED_AT_ONCE: Final = 10
@@ -286,20 +289,32 @@ class Temporal(Integration):
                 last = found[-1].id
 
     async def _settle(self, items: Iterable[WorkflowRun]) -> None:
+        """Tell of those that have ended. Raises `Unavailable`; what is wrong with one is logged, and holds up no other."""
+        asked = list(items)
         gate = asyncio.Semaphore(LOOKED_AT_ONCE)
 
         async def settle(item: WorkflowRun) -> None:
             async with gate:
                 end = await self.server.end_of(item.workflow_id)
             if end is not None:
-                run_id = end.run_id or item.run_id
-                result = None if end.result is None else dict(end.result)
-                event = WorkflowEvent(**_about(item), run_id=run_id, status=end.status, result=result, error=end.error)
-                await self._tell(item, run_id, event)
+                await self._tell_end(item, end)
 
-        async with asyncio.TaskGroup() as group:
-            for item in items:
-                group.create_task(settle(item))
+        outcomes = await asyncio.gather(*(settle(item) for item in asked), return_exceptions=True)
+        for item, outcome in zip(asked, outcomes, strict=True):
+            if isinstance(outcome, Unavailable) or not isinstance(outcome, Exception | None):
+                raise outcome
+            if outcome is not None:
+                logger.error("whether the workflow %s has ended can't be told", item.workflow_id, exc_info=outcome)
+
+    async def _tell_end(self, item: WorkflowRun, end: End) -> None:
+        about: dict[str, Any] = {**_about(item), "run_id": end.run_id or item.run_id, "status": end.status}
+        result = None if end.result is None else dict(end.result)
+        try:
+            await self._tell(item, about["run_id"], WorkflowEvent(**about, result=result, error=end.error))
+        except InvalidValue as refusal:
+            # What it returned is no JSON that can be kept; that it has ended must be known all the same.
+            text = f"What the workflow returned can't be kept. {refusal}"
+            await self._tell(item, about["run_id"], WorkflowEvent(**about, error=text))
 
     async def _tell(self, item: WorkflowRun, what: str, event: WorkflowEvent) -> None:
         """Each start, and each end of a run, is told once."""

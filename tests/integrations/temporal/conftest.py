@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from temporalio import workflow
+from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
@@ -35,6 +37,8 @@ class Fulfil:
             raise ApplicationError("the shelf is empty", non_retryable=True)
         if self.steps[-1] == "end plainly":
             return "done"
+        if self.steps[-1] == "end oddly":
+            return RawValue(Payload(metadata={"encoding": b"binary/encrypted"}, data=b"..."))
         return {"given": given, "steps": self.steps}
 
     @workflow.signal(name="step")

@@ -16,7 +16,7 @@ from ensue.integrations.workflows import client as client_module
 from ensue.integrations.workflows.client import TemporalWorkflows
 from ensue.integrations.workflows.server import Message, TemporalUnavailable
 from ensue.testing import FaultProxy
-from tests.integrations.temporal.conftest import Place, until
+from tests.integrations.temporal.conftest import Place, until, worker
 
 # All in one process: its server takes seconds to start.
 pytestmark = pytest.mark.xdist_group("temporal")
@@ -95,6 +95,20 @@ async def test_ends_are_listed(place: Place) -> None:
     assert other.workflow_id not in {found[0] for found in await place.server.ended_since({"Fulfil"}, began)}
     assert list(await place.server.ended_since({"Another"}, began)) == []
     await place.end(other.workflow_id, "end")
+
+
+async def test_a_result_that_can_not_be_decoded_is_an_end_and_no_outage(temporal_address: str) -> None:
+    client = await Client.connect(temporal_address)
+    task_queue = unique()
+    place = Place(TemporalWorkflows(client, clock=SystemClock(), identity="tests"), client, task_queue)
+    async with worker(client, task_queue):
+        start = place.start(unique())
+        await place.server.start(start)
+        await place.end(start.workflow_id, "end oddly")
+        end = await until(lambda: place.server.end_of(start.workflow_id))
+    assert (end.status, end.result) == ("completed", None)
+    assert "can't be read: 'Unknown payload encoding binary/encrypted'" in end.error
+    assert place.server.health().up
 
 
 async def test_timeouts_and_terminations_are_ends_too(temporal_address: str) -> None:

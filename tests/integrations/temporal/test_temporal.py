@@ -11,9 +11,28 @@ from typing import Any
 
 import pytest
 
-from ensue import App, DeclarationError, Effect, Entity, Integration, One, Property, Rejected, UsageError, side_effect
+from ensue import (
+    App,
+    DeclarationError,
+    Effect,
+    Entity,
+    Integration,
+    One,
+    Property,
+    Rejected,
+    Unavailable,
+    UsageError,
+    side_effect,
+)
 from ensue.clock import ManualClock, SystemClock
-from ensue.integrations.temporal import Signal, Temporal, Workflow, WorkflowEvent, WorkflowRun
+from ensue.integrations.temporal import (
+    Signal,
+    Temporal,
+    TemporalUnavailable,
+    Workflow,
+    WorkflowEvent,
+    WorkflowRun,
+)
 from ensue.integrations.workflows.records import WorkflowWatch
 from ensue.integrations.workflows.server import Start
 from ensue.integrations.workflows.watch import LEASE, Lease, Watch
@@ -172,6 +191,58 @@ async def test_ends_that_the_listing_misses_are_found_when_all_is_looked_at() ->
             assert (await harness.store.get(Fulfilment, run.id)).status == "completed"
         finally:
             type(server).ended_since = kept
+
+
+@pytest.mark.parametrize("result", [float("nan"), {"a": "\0"}, {1: 2}])
+async def test_a_result_that_no_record_can_keep_is_an_end_too(result: Any) -> None:
+    async with running() as (harness, flows, server):
+        run = await ordered(harness)
+        await harness.drain()
+        server.complete(run.workflow_id, result)
+        for _ in range(3):
+            await flows.watch_once()
+        run = await harness.store.get(Fulfilment, run.id)
+        assert (run.status, run.result) == ("completed", None)
+        assert "can't be kept" in run.error
+        assert await harness.store.count(WorkflowEvent) == 2
+
+
+async def test_one_workflow_that_nothing_can_be_known_of_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as (harness, flows, server):
+        odd, plain = await ordered(harness), await ordered(harness)
+        await harness.drain()
+        asked = type(server).end_of
+
+        async def end_of(self: Any, workflow_id: str) -> Any:
+            if workflow_id == odd.workflow_id:
+                raise KeyError("what nobody thought of")
+            return await asked(self, workflow_id)
+
+        monkeypatch.setattr(type(server), "end_of", end_of)
+        server.complete(odd.workflow_id)
+        server.complete(plain.workflow_id)
+        await flows.watch_once()
+        assert (await harness.store.get(Fulfilment, plain.id)).status == "completed"
+        assert (await harness.store.get(Fulfilment, odd.id)).status == "running"
+        assert odd.workflow_id in caplog.text
+        server.down = True
+        with pytest.raises(TemporalUnavailable):
+            await flows.watch_once()
+
+
+async def test_a_lease_that_cannot_be_given_back_keeps_nobody_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AppHarness(app(address="memory://")) as harness:
+        lease = Lease(harness.store, "z", clock=harness.clock)
+        assert await lease.held()
+
+        async def fail(*_: object, **__: object) -> int:
+            raise Unavailable("The database does not answer.")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(harness.store), "update_many", fail)
+            await lease.release()
 
 
 async def test_a_workflow_that_the_server_forgot_has_failed() -> None:

@@ -22,7 +22,7 @@ from temporalio.api.workflowservice.v1 import (
     SignalWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
 )
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from ensue.clock import Clock
@@ -126,9 +126,11 @@ class TemporalWorkflows:
             return None
         handle = self._client.get_workflow_handle(workflow_id, run_id=seen.run_id)
         try:
-            result: Any = await self._call(handle.result(follow_runs=False))
+            result = await self._call(_result(handle))
         except WorkflowFailureError as error:
             return End(workflow_id, seen.run_id, status, None, _cause(error))
+        except _Undecoded as error:
+            return End(workflow_id, seen.run_id, status, None, f"What the workflow returned can't be read: {error}")
         return End(workflow_id, seen.run_id, status, as_mapping(result))
 
     async def ended_since(self, workflows: Collection[str], since: datetime, /) -> Sequence[tuple[str, str]]:
@@ -202,6 +204,18 @@ class TemporalWorkflows:
 
 _WRONG_REQUEST: Final = frozenset((RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.INVALID_ARGUMENT))
 _ABOUT_REQUEST: Final = _WRONG_REQUEST | {RPCStatusCode.ALREADY_EXISTS, RPCStatusCode.NOT_FOUND}
+
+
+class _Undecoded(Exception):
+    """What a workflow returned is encoded in a way that is not known here, or wrongly."""
+
+
+async def _result(handle: WorkflowHandle[Any, Any]) -> Any:
+    try:
+        return await handle.result(follow_runs=False)
+    except (KeyError, RuntimeError) as error:
+        # The converter's own words for it. The server is not to blame, and asking again would change nothing.
+        raise _Undecoded(str(error)[:ERROR_CHARACTERS_MAX]) from error
 
 
 def _is_setting(error: RPCError) -> bool:

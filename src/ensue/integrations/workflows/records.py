@@ -29,8 +29,8 @@ class WorkflowRun(Entity, abstract=True):
 
     `status` goes from `starting` to `running` and then to `completed`, `failed`, `cancelled`, `terminated` or
     `timed_out`; `result` is what the workflow returned (a mapping as it is, anything else under `"value"`), `error` why it
-    ended otherwise. `workflow_id` is its name on the server, `run_id` the server's of this run. Set `cancel_requested`,
-    or delete the record, and it is cancelled. All but the last are computed by `Temporal`.
+    ended otherwise, or why its result is missing. `workflow_id` is its name on the server, `run_id` the server's of this
+    run. Set `cancel_requested`, or delete the record, and it is cancelled. All but the last are computed by `Temporal`.
     """
 
     workflow_id: Property[str] = Property(default="", index=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ensue.background import Background, end_tasks
 from ensue.clock import Clock
-from ensue.errors import ConstraintViolated, EnsueError
+from ensue.errors import ConstraintViolated, EnsueError, Unavailable
 from ensue.integrations.workflows.records import WorkflowWatch
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class Lease:
         if self._clock.now() < self._until:
             self._until = self._ask_at = self._clock.now()
             mine = (WorkflowWatch.name == self._name) & (WorkflowWatch.holder == self._holder)
-            await self._store.update_many(WorkflowWatch, mine, until=self._until)
+            with suppress(Unavailable):
+                await self._store.update_many(WorkflowWatch, mine, until=self._until)
 
     async def _take(self) -> bool:
         now = self._clock.now()
