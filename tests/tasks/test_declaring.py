@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ensue import App, AsyncTask, DeclarationError, Property, TaskEvent, TaskIntegration, TaskUpdate, UsageError
+from ensue import App, AsyncTask, DeclarationError, Entity, Property, TaskEvent, TaskIntegration, TaskUpdate, UsageError
 from ensue.testing import AppHarness
 from tests.tasks.shop import Picture, Shop
 
@@ -107,6 +107,34 @@ async def test_who_can_not_submit_is_told_at_the_start() -> None:
 
     with pytest.raises(DeclarationError, match="Idle writes no submit"):
         await App(integrations={"idle": Idle()}).freeze()
+
+
+async def test_methods_that_could_not_be_called_are_told_at_the_start() -> None:
+    async def fewer(self: Any) -> None: ...
+
+    methods: dict[str, Any] = {"submit": lambda self, task, key: "p1", "poll": fewer, "verify": fewer}
+    odd = type("Odd", (Shop,), methods)
+    with pytest.raises(DeclarationError) as told:
+        await App(entities=[Picture], integrations={"odd": odd()}).freeze()
+    assert [problem.message for problem in told.value.problems] == [
+        "Odd.submit can't be called as it will be. Write `async def submit(self, task, key)`.",
+        "Odd.poll can't be called as it will be. Write `async def poll(self, external_id)`.",
+        "Odd.verify can't be called as it will be. Write `async def verify(self, task, key)`.",
+    ]
+
+
+@pytest.mark.parametrize("tasks", ["Picture", None, Entity])
+async def test_tasks_that_are_none_are_told_at_the_start(tasks: Any) -> None:
+    odd = type("Odd", (Shop,), {"tasks": tasks})
+    with pytest.raises(DeclarationError, match=r"Odd.tasks is .*; expected a class that inherits from AsyncTask"):
+        await App(entities=[Picture], integrations={"odd": odd()}).freeze()
+
+
+@pytest.mark.parametrize("statuses", [None, ["done"], {1: "completed"}, {"done": ["completed"]}])
+async def test_statuses_that_are_no_map_of_words_are_told_at_the_start(statuses: Any) -> None:
+    odd = type("Odd", (Shop,), {"statuses": statuses})
+    with pytest.raises(DeclarationError, match=r"Odd.statuses (is|maps to) .*; expected"):
+        await App(entities=[Picture], integrations={"odd": odd()}).freeze()
 
 
 async def test_an_app_without_tasks_is_told_at_the_start() -> None:

@@ -7,6 +7,7 @@ is returned here becomes events.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -211,6 +212,7 @@ class TaskIntegration(Integration):
         check_statuses(type(self).__name__, self.statuses)
         self._check_settings()
         self._check_lease()
+        self._check_methods()
         concrete = not self.tasks.__dict__.get("__ensue_abstract__")
         classes = [self.tasks] if concrete else list(schema.subclasses(self.tasks))
         if not classes:
@@ -231,6 +233,10 @@ class TaskIntegration(Integration):
 
     def _check_settings(self) -> None:
         name = type(self).__name__
+        tasks: Any = self.tasks
+        if not isinstance(tasks, type) or not issubclass(tasks, AsyncTask):
+            text = f"{name}.tasks is {tasks!r}; expected a class that inherits from AsyncTask."
+            raise DeclarationError(Problem(NO_TASKS, text))
         if not self._writes("submit"):
             text = f"{name} writes no submit: nothing could hand its tasks over. Write `async def submit(self, task, key)`."
             raise DeclarationError(Problem(NO_TASKS, text))
@@ -249,6 +255,23 @@ class TaskIntegration(Integration):
                 f"poll_timeout_seconds={self.poll_timeout_seconds:g}, or two workers would ask after one task at a time."
             )
             raise DeclarationError(Problem(WRONG_SETTING, text))
+
+    def _check_methods(self) -> None:
+        """Refuse what can't be called as it will be: the first call of `submit` would be paid for, and lost."""
+        problems: list[Problem] = []
+        for name, parameters in _METHODS.items():
+            method = getattr(self, name)
+            try:
+                inspect.signature(method).bind(*parameters)
+                fits = inspect.iscoroutinefunction(method)
+            except TypeError:
+                fits = False
+            if not fits:
+                expected = f"async def {name}(self, {', '.join(parameters)})"
+                text = f"{type(self).__name__}.{name} can't be called as it will be. Write `{expected}`."
+                problems.append(Problem(NO_TASKS, text))
+        if problems:
+            raise DeclarationError(problems)
 
     def create_side_effects(self) -> list[SideEffect]:
         if not hasattr(self, "_classes"):
@@ -358,6 +381,15 @@ def _is_seconds(value: object) -> bool:
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and value >= 1
 
+
+_METHODS: Mapping[str, tuple[str, ...]] = {
+    "submit": ("task", "key"),
+    "poll": ("external_id",),
+    "poll_many": ("external_ids",),
+    "cancel": ("external_id",),
+    "verify": ("task", "key"),
+    "allow": ("ctx", "task"),
+}
 
 # A value that a subclass names is its author's, so it was not converted from a text as those of the environment are.
 _SETTINGS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (

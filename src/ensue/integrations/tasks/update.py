@@ -97,9 +97,13 @@ def is_final(found: Next) -> bool:
     return found in FINAL
 
 
-def check_statuses(owner: str, statuses: Mapping[str, str]) -> None:
-    """Refuse a map that leads to a word that is none of ours."""
-    wrong = sorted({word for word in statuses.values() if word not in _OURS})
+def check_statuses(owner: str, statuses: object) -> None:
+    """Refuse a map that is none, or that leads to a word that is none of ours."""
+    words = cast("Mapping[Any, Any]", statuses) if isinstance(statuses, Mapping) else None
+    if words is None or not all(isinstance(word, str) for word in words):
+        text = f"{owner}.statuses is {statuses!r}; expected a mapping of the provider's words (str) to ours."
+        raise DeclarationError(Problem(UNKNOWN_STATUS, text))
+    wrong = [word for word in words.values() if word not in tuple(_OURS)]
     if wrong:
         raise DeclarationError(
             Problem(
