@@ -45,6 +45,27 @@ async def test_a_lost_answer_is_asked_about_before_a_second_call(world: World, a
     assert await world.rows("provider_id") == ["p-1" if isinstance(answer, Receipt) else None]
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"), [("ch_1", "verify gave str; expected True or a Receipt, False, or None"), (None, "be said yet")]
+)
+async def test_what_is_no_answer_is_told_with_the_effect_that_goes_on_being_asked_about(
+    world: World, answer: Any, told: str
+) -> None:
+    async def verify(_row: EffectRow) -> Any:
+        return answer
+
+    await world.enqueue()
+    await world.running({NAME: Handling(Recorder(lambda _row: UnknownOutcome("lost")), verify=verify)})
+    for _ in range(400):
+        await world.set("available_at = 0")
+        [(state, error)] = await world.rows("state, error")
+        if told in (error or ""):
+            break
+        await asyncio.sleep(0.01)
+    assert told in error
+    assert state in ("unknown", "claimed")
+
+
 async def test_without_a_way_to_ask_an_unknown_outcome_waits_for_an_operator(world: World) -> None:
     seen = Recorder(lambda _row: UnknownOutcome("no answer"))
     await world.enqueue()

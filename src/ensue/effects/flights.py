@@ -318,7 +318,7 @@ class Flights:
             if verdict.transition != "deny":
                 log_effect(logging.ERROR, f"did not arrive, and is not sent again ({part.end.state})", claim.row)
         else:
-            self._undecided(part, failure.message if failure is not None else "it can't be said yet whether it arrived")
+            self._undecided(part, failure.message if failure is not None else _no_answer(answer))
 
     def _undecided(self, part: _Part, message: str) -> None:
         """The question has no answer yet."""
@@ -446,6 +446,12 @@ def _arrived(claim: Claim, transition: str, receipt: Receipt | None) -> Outcome:
     # What can't be written would be called again and again: an end counts only once it is in the table.
     provider_id, note = (None if item is None else storable(str(item)) for item in (given.provider_id, given.note))
     return outcome(claim, transition, doubt=0, provider_id=provider_id, note=note)
+
+
+def _no_answer(answer: object) -> str:
+    if answer is None:
+        return "it can't be said yet whether it arrived"
+    return f"verify gave {type(answer).__name__}; expected True or a Receipt, False, or None if that can't be said now"
 
 
 def _receipts(answer: object, count: int) -> list[Receipt | None]:
