@@ -181,3 +181,6 @@ async def test_the_page_can_be_left_out() -> None:
     async with serving_app(make_app(), docs=False) as shop:
         assert (await shop.http.get("/docs")).status_code == 404
         assert (await shop.http.get("/openapi.json")).status_code == 404
+        for path in ("interactions/AddComent", "interactions/x", "integrations/disk/x", "integrations/desk/x"):
+            message = (await shop.call(f"/api/{path}")).json()["error"]["message"]
+            assert re.fullmatch(r"There is no [A-Za-z ]+ '\w+'\.", message), message

@@ -30,10 +30,11 @@ _stopwatch = SystemClock()
 
 
 class Calls:
-    """The calls of one running app."""
+    """The calls of one running app. `suggests`: a wrong name is answered with those there are."""
 
-    def __init__(self, run: AppRun) -> None:
+    def __init__(self, run: AppRun, *, suggests: bool) -> None:
         self._run = run
+        self._suggests = suggests
         self.payloads = {name: Payload(run.model, item) for name, item in run.model.interactions.items()}
 
     async def interaction(
@@ -90,7 +91,7 @@ class Calls:
     def _find(self, known: Any, name: str, what: str) -> Any:
         if name in known:
             return known[name]
-        close = suggestion(name, known)
+        close = suggestion(name, known) if self._suggests else ""
         raise Refusal(404, f"unknown_{what.replace(' ', '_').lower()}", f"There is no {what} {name!r}.{close}")
 
 

@@ -40,7 +40,7 @@ class Serving:
     def __init__(self, run: AppRun, options: ServerOptions) -> None:
         self.run = run
         self.options = options
-        self.calls = Calls(run)
+        self.calls = Calls(run, suggests=options.docs)
         self.webhooks = Webhooks(run.inbox)
         self.gate = Gate(run.model, options)
         self.health = HealthCheck(run)
