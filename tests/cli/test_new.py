@@ -84,7 +84,7 @@ def test_a_name_must_be_a_modules(name: str, tmp_path: Path, capsys: pytest.Capt
     assert f"{name!r} can't be the name of an integration" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["email", "ensue", "tests"])
+@pytest.mark.parametrize("name", ["email", "ensue", "tests", "redis"])
 def test_a_name_must_be_free(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "integration", name, "--into", str(tmp_path)]) == 2
     assert "is the name of another module" in capsys.readouterr().err

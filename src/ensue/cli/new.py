@@ -10,6 +10,7 @@ import argparse
 import keyword
 import re
 import sys
+from importlib.metadata import packages_distributions
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -79,5 +80,5 @@ def _check_name(name: str) -> None:
             f"{name!r} can't be the name of an integration. Expected a Python module's: small letters, digits and "
             "underscores, such as mail_service."
         )
-    if name in sys.stdlib_module_names or name in ("ensue", "tests", "docs"):
+    if name in sys.stdlib_module_names or name in ("ensue", "tests", "docs") or name in packages_distributions():
         raise CommandError(f"{name!r} is the name of another module. Choose one of your own, such as {name}_service.")

@@ -273,6 +273,11 @@ def one_field_of_a_side_effect_by_itself() -> Any:
     return Source, {"x.y": SideEffect("y", "Source", on="create", content=content, fields=_path("text"))}
 
 
+@case("side effect 'x.a b': its name 'a b' must be letters, digits, '_', '-', '.' and ':'.")
+def a_side_effect_with_a_name_of_two_words() -> Any:
+    return Source, {"x.a b": SideEffect("a b", "Source", on="create", content=content)}
+
+
 @case("side effect 'x.y': its content takes () besides self; expected one parameter: `async def content(effect)`.")
 def a_content_without_a_parameter() -> Any:
     async def nothing() -> None: ...

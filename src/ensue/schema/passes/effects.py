@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,8 @@ from ensue.schema.model import ID_TYPE, EffectModel
 from ensue.schema.passes.build import Build
 from ensue.schema.passes.scope import expression
 from ensue.schema.written.names import suggestion
+
+_NAME = re.compile(r"[\w.:-]+")
 
 
 def build_effects(build: Build, side_effects: Mapping[str, SideEffect]) -> dict[str, EffectModel]:
@@ -41,6 +44,8 @@ def _one_meaning(targets: dict[str, Target], target: Target | None) -> None:
 
 
 def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
+    if not isinstance(effect.name, str) or _NAME.fullmatch(effect.name) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DeclarationError(f"its name {effect.name!r} must be letters, digits, '_', '-', '.' and ':'.")
     record = build.record(effect.record)
     options = effect.options
     if build.drafts[record].cls.__ensue_private__:
