@@ -54,6 +54,7 @@ def settle(tx: Transaction) -> Work[None]:
 
 def finish(tx: Transaction) -> Work[Commit]:
     """Everything that must happen before COMMIT."""
+    tx.require_whole()
     yield from settle(tx)
     net = tx.frame.net
     durable: list[NewEffect] = []

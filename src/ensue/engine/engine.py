@@ -6,6 +6,7 @@ used by the task that opened it, and nothing of a failed attempt survives into t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -114,16 +115,21 @@ class Engine:
                 "A callback (allow, compute, initial, value, record) wrote through the store. Callbacks read; to change data "
                 "return the value, or derive it from an event that the callback's interaction stores."
             )
+        tx.require_whole()
         try:
             return await session_of(tx).run(body(tx))
         except ConstraintViolated as error:
             raise in_schema_words(self.plan, error) from error
+        except asyncio.CancelledError as error:
+            tx.failed(error)  # wherever it was
+            raise
 
     async def read(self, body: Callable[[Reader], Work[T]]) -> T:
         """Run a read: inside the task's transaction with everything derived brought up to date, or on its own."""
         tx = running()
         if tx is None:
             return await self.driver.read(body(self.reader))
+        tx.require_whole()
 
         def work() -> Work[T]:
             if tx.propagating:

@@ -1,7 +1,8 @@
 """The state of one transaction: what changed and is not yet propagated, what changed in all, and what was read under lock.
 
 Savepoints stack it: pending changes are propagated before a savepoint is set or released, the net changes of a frame are folded
-into the one below on release and dropped on rollback, with every id block that was taken inside.
+into the one below on release and dropped on rollback, with every id block that was taken inside. Invariant: what follows a
+call that ended half-way is never committed, unless a savepoint around that call was rolled back.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from ensue.engine.propagation.changes import Changes, merge
 from ensue.engine.read.reads import Reader
 from ensue.engine.writing.ids import IdBlocks
+from ensue.errors import UsageError
 from ensue.plan.plan import Plan, Row
 from ensue.store.driver import Session
 
@@ -30,6 +32,7 @@ class Frame:
     captured: dict[tuple[str, int], Any] = field(default_factory=dict[tuple[str, int], Any])
     deferred: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])  # (record, column, id)
     touched: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    failure: BaseException | None = None  # what ended a call half-way
 
 
 @dataclass(slots=True)
@@ -76,6 +79,20 @@ class Transaction:
     def frame(self) -> Frame:
         return self.frames[-1]
 
+    def failed(self, error: BaseException) -> None:
+        """A call ended half-way: nothing is accepted now but a rollback to the savepoint before it."""
+        self.frame.failure = self.frame.failure or error
+
+    def require_whole(self) -> None:
+        """Raises `UsageError` after a call that ended half-way and whose error was caught."""
+        failure = self.frame.failure
+        if failure is not None:
+            raise UsageError(
+                f"A call in this transaction failed half-way ({type(failure).__name__}: {failure}), and the error was caught. "
+                "Derived data does not know what it had done, so nothing more is done and nothing committed. Let the error leave "
+                "the transaction, or open a savepoint around what may fail: `async with store.transaction():`."
+            ) from failure
+
     def push(self) -> None:
         """A savepoint was set; everything pending has been propagated."""
         self.frames.append(Frame())
@@ -94,6 +111,7 @@ class Transaction:
     def roll_back(self) -> None:
         """The innermost frame was rolled back: forget it, and everything that was remembered of the database meanwhile."""
         done = self.frames.pop() if len(self.frames) > 1 else self.frames[0]
+        done.failure = None
         self._forget_ids(done)
         self.pending = {}
         self.derived = {}

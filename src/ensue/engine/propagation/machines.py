@@ -23,6 +23,14 @@ Move = tuple[Event, int, list[TransitionPlan]]
 
 def run_machines(tx: Transaction, events: list[Event]) -> Work[None]:
     """Let every state machine that listens to these events move, and then those that listen to the moves."""
+    try:
+        yield from _run_rounds(tx, events)
+    except BaseException as error:
+        tx.failed(error)
+        raise
+
+
+def _run_rounds(tx: Transaction, events: list[Event]) -> Work[None]:
     rounds = 0
     while events:
         machines = _listening(events)

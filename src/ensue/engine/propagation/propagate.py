@@ -38,6 +38,9 @@ def propagate(tx: Transaction) -> Work[None]:
     tx.propagating = True
     try:
         yield from _run_strata(tx, work)
+    except BaseException as error:
+        tx.failed(error)
+        raise
     finally:
         tx.propagating = False
 
