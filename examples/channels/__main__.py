@@ -1,6 +1,7 @@
 """`python -m examples.channels`: serve the demo, let a crowd talk, check what was derived, and go on serving.
 
-Decides the order of what is shown and the exit status (0 if every message arrived and everything derived is right).
+Decides the order of what is shown and the exit status (0 if every message arrived and everything derived is right, 2 if
+it could not start).
 Leaves the crowd and the check to processes of their own: both see the demo as anybody else would. Invariant: whatever
 was started is stopped, and a database that was made here is removed.
 """
@@ -13,6 +14,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Generator, Sequence
@@ -20,7 +22,10 @@ from pathlib import Path
 
 import msgspec
 import uvicorn
+from starlette.types import ASGIApp
 
+from ensue.cli.parsing.values import port
+from ensue.errors import EnsueError, UsageError
 from ensue.store.url import parse_database_url
 from examples.channels.figures import CommitTimes, Record, lines
 
@@ -38,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # In the environment, since the check, which is another process, reads its settings there too.
         os.environ["DATABASE"] = given.database or f"sqlite:///{folder}/channels.db"
         os.environ["REDIS_URL"] = given.redis_url or "memory://"
-        return asyncio.run(_demo(given))
+        try:
+            return asyncio.run(_demo(given))
+        except EnsueError as error:
+            print(error, file=sys.stderr)
+            return 2
 
 
 class _Server(uvicorn.Server):
@@ -51,6 +60,13 @@ class _Server(uvicorn.Server):
             loop.add_signal_handler(number, self.stop)
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            # uvicorn has logged why.
+            raise UsageError(f"Nothing can be served at port {self.config.port}. Choose another --port.") from None
+
     def stop(self) -> None:
         """Stop in good order; at once if asked twice."""
         self.force_exit = self.should_exit
@@ -62,8 +78,14 @@ async def _demo(given: argparse.Namespace) -> int:
     from examples.channels.app import app, login
     from examples.channels.site import site
 
+    # Entered here and not by the server's lifespan, whose errors are logged with all their tracebacks.
+    async with app:
+        return await _serve(given, site(app, login))
+
+
+async def _serve(given: argparse.Namespace, application: ASGIApp) -> int:
     config = uvicorn.Config(
-        site(app, login),
+        application,
         host=HOST,
         port=given.port,
         lifespan="on",
@@ -79,6 +101,7 @@ async def _demo(given: argparse.Namespace) -> int:
         while not (server.started or serving.done()):  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         if not server.started:
+            await serving
             return 1
         port = server.servers[0].sockets[0].getsockname()[1]
         redis = "" if os.environ["REDIS_URL"] == "memory://" else " and Redis"
@@ -143,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--database", metavar="URL", help="default: a new SQLite file, removed at the end")
     parser.add_argument("--redis-url", metavar="URL", help="default: messages stay within this process")
-    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    parser.add_argument("--port", type=port, default=0, metavar="N", help="default: a free one")
     parser.add_argument("--crowd", type=int, default=50, metavar="CLIENTS", help="0 for none (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long the crowd talks (default: %(default)s)")
     parser.add_argument("--no-serve", dest="serve", action="store_false", help="end after the check")

@@ -106,6 +106,24 @@ def test_it_ends_in_good_order_while_somebody_is_connected(tmp_path: Path, numbe
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--database=postgresql://ann:sekrit@127.0.0.1:1/x", "Is the server running?"),
+        ("--database=mysql://x", "has the scheme 'mysql'"),
+        ("--redis-url=foo", "is not the URL of a Redis"),
+    ],
+)
+def test_what_it_can_not_start_with_is_one_message(argument: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.channels", argument], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "sekrit" not in done.stderr
+
+
 @pytest.mark.xdist_group("demo")
 def test_the_page_is_served_with_all_it_needs_and_nothing_from_elsewhere(address: str) -> None:
     with httpx2.Client(base_url=address, trust_env=False) as http:
