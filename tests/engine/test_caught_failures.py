@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -44,7 +45,9 @@ def copied(item: Any) -> dict[str, Any]:
     return {"number": item.number, "item": item}
 
 
-def listed(_: Any, inputs: Any) -> str:
+async def listed(_: Any, inputs: Any) -> str:
+    if any(item.number == 16 for item in inputs.items):
+        await asyncio.Event().wait()
     for item in inputs.items:
         refuse(item.number, 15)
     return " ".join(sorted(str(item.number) for item in inputs.items))
@@ -129,6 +132,21 @@ async def test_a_savepoint_around_it_takes_it_back(store: Store, fails: Fails, n
     box = await store.get(Box, box.id)
     assert (box.count, box.total, box.seen, box.numbers) == (2, 9, 2, "2 7")
     assert await store.count(Copy) == 2
+
+
+async def test_a_call_that_took_too_long_is_one_that_failed(store: Store) -> None:
+    box = await store.create(Box())
+
+    async def goes_on() -> None:
+        async with store.transaction():
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await create(store, box, 16)
+            await store.create(Item(number=2, box=box))
+
+    with pytest.raises(UsageError, match="failed half-way"):
+        await goes_on()
+    assert await store.count(Item) == 0
 
 
 async def test_what_was_refused_before_anything_was_done_may_be_caught(store: Store) -> None:
