@@ -54,6 +54,15 @@ async def test_polled_until_it_ends(world: World) -> None:
     assert world.shop.polled == ["p1", "p1"]
 
 
+async def test_words_of_a_provider_that_no_database_takes_are_escaped(world: World) -> None:
+    picture = await world.picture()
+    world.shop.answers["p1"] = TaskUpdate(status="broken", error="bad \0 byte \ud800", note="\0")
+    picture = await world.after(3, picture)
+    assert (picture.status, picture.error) == ("failed", "bad \\0 byte \\ud800")
+    end = (await world.harness.store.find(TaskEvent, order_by=[TaskEvent.id.desc()], limit=1))[0]
+    assert end.note == "\\0"
+
+
 async def test_answered_at_once_it_goes_the_same_way(lone: World) -> None:
     lone.shop.on_submit = lambda task, key: TaskUpdate(status="done", result={"url": "u"}, cost=2.5)
     picture = await lone.picture()

@@ -13,7 +13,7 @@ from ensue.integrations.tasks.desk import Desk
 from ensue.integrations.tasks.poll_table import Known, find_known
 from ensue.integrations.tasks.task import TaskEvent
 from ensue.integrations.tasks.update import Next, TaskUpdate, is_final, meaning, status_of
-from ensue.integrations.tasks.visits import final_events, task_event
+from ensue.integrations.tasks.visits import final_events, kept_text, task_event
 
 
 async def callback_events(
@@ -59,8 +59,8 @@ def _kept(desk: Desk, update: TaskUpdate, found: Next, *, external_id: str | Non
         external_id=external_id,
         key=key,
         result=None if update.result is None else dict(update.result),
-        error=update.error,
+        error=kept_text(update.error),
         progress=update.progress,
         cost=update.cost,
-        note=update.note,
+        note=kept_text(update.note),
     )

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from ensue.background import Background, end_tasks
 from ensue.clock import whole_micros
-from ensue.effects.retry import asked_pause
+from ensue.effects.retry import asked_pause, describe
 from ensue.errors import Unavailable
 from ensue.integrations.tasks.desk import Desk
 from ensue.integrations.tasks.held import held_events
@@ -29,7 +29,7 @@ from ensue.integrations.tasks.poll_table import Claim, Ref, claim, due_in, prune
 from ensue.integrations.tasks.recorder import Change
 from ensue.integrations.tasks.schedule import next_pause, spread
 from ensue.integrations.tasks.update import TaskUpdate, answer_of_poll, answers_of_poll_many
-from ensue.integrations.tasks.visits import Move, Seen, after_answer, said, without_asking
+from ensue.integrations.tasks.visits import Move, Seen, after_answer, without_asking
 
 _logger = logging.getLogger("ensue.tasks")
 
@@ -259,7 +259,7 @@ class Poller(Background):
         try:
             return answer_of_poll(answer, self._desk.terms.statuses)
         except Exception as error:  # noqa: BLE001 - logged and kept with the row; a failed poll fails no task
-            _logger.warning("the answer for %s %d is of no use: %s", *ref, said(error))
+            _logger.warning("the answer for %s %d is of no use: %s", *ref, describe(error))
             return error
 
     def _failed(self, refs: Iterable[Ref], error: Exception) -> None:

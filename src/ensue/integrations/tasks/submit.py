@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ensue.clock import whole_micros
+from ensue.effects.retry import describe
 from ensue.errors import Unavailable, UnknownOutcome
 from ensue.integrations.tasks.desk import Desk
 from ensue.integrations.tasks.held import held_events
@@ -33,7 +34,7 @@ from ensue.integrations.tasks.update import (
     meaning,
     status_of,
 )
-from ensue.integrations.tasks.visits import UNKNOWN_OUTCOME, final_events, said, task_event
+from ensue.integrations.tasks.visits import UNKNOWN_OUTCOME, final_events, task_event
 from ensue.schema.delivery import Receipt
 from ensue.schema.effect import Effect
 from ensue.store.task_table import TaskPhase
@@ -90,13 +91,13 @@ class Submitter:
     async def _failed(self, effect: Effect[Any], begun: Begun, error: Exception) -> Receipt | None:
         end = end_of(error)
         if end == "unknown":
-            return await self._unknown(effect, begun, said(error), error)
+            return await self._unknown(effect, begun, describe(error), error)
         if end == "not taken":
-            await self._write(effect, "ready", error=said(error))
+            await self._write(effect, "ready", error=describe(error))
             raise error
-        values = {"error": said(error), "attempt": begun.submits, "deadline": begun.deadline}
+        values = {"error": describe(error), "attempt": begun.submits, "deadline": begun.deadline}
         await self._write(
-            effect, "settled", [task_event(_ref(effect), "failed", "submit", **values)], error=said(error)
+            effect, "settled", [task_event(_ref(effect), "failed", "submit", **values)], error=describe(error)
         )
         return None
 

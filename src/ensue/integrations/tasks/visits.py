@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ensue.effects.retry import asked_pause
+from ensue.effects.retry import asked_pause, describe, storable
 from ensue.integrations.tasks.poll_table import Claim
 from ensue.integrations.tasks.states import Origin, TaskStatus
 from ensue.integrations.tasks.update import TaskUpdate, is_final, meaning
@@ -66,17 +66,23 @@ def final_events(
     ref: tuple[str, int], update: TaskUpdate, status: TaskStatus, *, origin: Origin, before: TaskStatus
 ) -> list[dict[str, Any]]:
     """The events by which a task ends; one that nobody saw at work is seen so first, so that all go one way."""
-    values: dict[str, Any] = {"cost": update.cost, "note": update.note, "external_id": update.external_id}
+    note = kept_text(update.note)
+    values: dict[str, Any] = {"cost": update.cost, "note": note, "external_id": update.external_id}
     if update.result is not None:
         values["result"] = dict(update.result)
     if status == "failed":
-        values["error"] = update.error
+        values["error"] = kept_text(update.error)
     if before == "cancelled" and status == "completed":
-        values["note"] = update.note or LATE_SUCCESS
+        values["note"] = note or LATE_SUCCESS
     end = task_event(ref, status, origin, **values)
     if before != "queued":
         return [end]
     return [task_event(ref, "processing", origin, external_id=update.external_id), end]
+
+
+def kept_text(text: str | None) -> str | None:
+    """A provider's words as a record keeps them: its answer must not be lost for a character that no database takes."""
+    return None if text is None else storable(text)
 
 
 def without_asking(seen: Seen) -> Move | None:
@@ -105,11 +111,11 @@ def after_answer(seen: Seen, answer: TaskUpdate | BaseException | None, terms: T
         return _go_on(seen, Move("waiting"))
     if isinstance(answer, BaseException):
         pause = asked_pause(answer)
-        return _go_on(seen, Move("waiting", failed=True, error=said(answer), retry_after_seconds=pause))
+        return _go_on(seen, Move("waiting", failed=True, error=describe(answer), retry_after_seconds=pause))
     try:
         found = meaning(answer, terms.statuses)
     except LookupError as error:
-        return _go_on(seen, Move("waiting", failed=True, error=said(error)))
+        return _go_on(seen, Move("waiting", failed=True, error=describe(error)))
     if found == "resubmit":
         return _resubmit(seen, answer, terms)
     if is_final(found):
@@ -155,9 +161,3 @@ def _go_on(seen: Seen, move: Move) -> Move:
 def _given_up(claim: Claim) -> str:
     what = "could not be submitted" if claim.phase == "ready" else UNKNOWN_OUTCOME
     return f"{what} ({claim.given_up})"
-
-
-def said(error: BaseException) -> str:
-    """The error as text that any database takes."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()[:1000]
