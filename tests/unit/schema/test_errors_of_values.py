@@ -286,6 +286,11 @@ def a_name_of_the_database() -> Any:
     return A
 
 
+@case("Wide would have 1501 columns; expected at most 1500")
+def a_record_that_is_too_wide() -> Any:
+    return Entity.define("Wide", **{f"c{number}": Property[int] for number in range(1500)})
+
+
 @pytest.mark.parametrize("name", ["a b", "", "1", 3])
 def test_a_defined_name_is_one(name: Any) -> None:
     with pytest.raises(DeclarationError, match="is no name"):

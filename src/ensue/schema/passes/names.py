@@ -18,6 +18,7 @@ from ensue.schema.written.names import ENTITY_RESERVED, INTERACTION_RESERVED, na
 TABLE_BYTES_MAX = 54
 """PostgreSQL keeps 63 bytes of a name, and the sequence of a table's ids is called `ensue_id_` and the table's name."""
 COLUMN_BYTES_MAX = 63
+COLUMNS_MAX = 1500
 HIDDEN_BYTES = len("__sum__scale")
 """Of the longest suffix of what is kept, or computed in an audit, beside a derived column."""
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
@@ -80,6 +81,12 @@ def _check_members(build: Build, draft: Draft) -> None:
             build.give_up(draft.name, name)
         elif not isinstance(member, Collection):
             _check_column(build, draft, member, name, columns=columns)
+    if len(columns) > COLUMNS_MAX:
+        build.problem(
+            f"{draft.name} would have {len(columns)} columns; expected at most {COLUMNS_MAX}, as databases have room for few "
+            "more, and hidden ones come to them. Put some into a record of their own, or into one dict.",
+            draft.origin,
+        )
 
 
 def _check_column(build: Build, draft: Draft, member: Member, name: str, *, columns: dict[str, str]) -> None:
