@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from ensue import InvalidValue, Rejected, Submitted, TaskEvent, TaskUpdate, Throttled, Unavailable
+from ensue import InvalidValue, Rejected, Submitted, TaskEvent, TaskUpdate, Throttled, Unavailable, UsageError
 from ensue.engine.audit import audit, format_report
 from ensue.store.statement import Run, Statement, Work
 from tests.tasks.shop import BatchShop, KnowingShop, Picture, Shop, User, World, running
@@ -61,6 +62,32 @@ async def test_words_of_a_provider_that_no_database_takes_are_escaped(world: Wor
     assert (picture.status, picture.error) == ("failed", "bad \\0 byte \\ud800")
     end = (await world.harness.store.find(TaskEvent, order_by=[TaskEvent.id.desc()], limit=1))[0]
     assert end.note == "\\0"
+
+
+class Opaque:
+    pass
+
+
+async def test_a_result_that_no_database_takes_as_it_is_is_kept_in_words(lone: World) -> None:
+    odd: Any = {"text": "a\0b \ud800", "list": (float("nan"), 1.5, 2**70), 7: {"bytes": b"x", "key\0": None}}
+    lone.shop.on_submit = lambda task, key: TaskUpdate(status="done", result=odd)
+    picture = await lone.picture()
+    assert picture.status == "completed"
+    kept = {"text": "a\\0b \\ud800", "list": ["nan", 1.5, str(2**70)], "7": {"bytes": "eA==", "key\\0": None}}
+    assert picture.result == kept
+    assert len(lone.shop.submitted) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"result": {"a": Opaque()}}, "TaskUpdate(result=…) holds what is no JSON"),
+        ({"external_id": "p\0"}, "TaskUpdate(external_id=…) holds a NUL character"),
+    ],
+)
+def test_what_can_not_be_kept_is_refused_where_it_is_made(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(text)):
+        TaskUpdate(status="done", **values)
 
 
 async def test_answered_at_once_it_goes_the_same_way(lone: World) -> None:

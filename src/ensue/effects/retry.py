@@ -277,9 +277,14 @@ def describe(error: BaseException) -> str:
     return storable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
+def escaped(text: str) -> str:
+    """`text` as any database takes it, however long: no NUL, no lone surrogate."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
 def storable(text: str) -> str:
     """`text` as any database takes it: no NUL, no lone surrogate, bounded."""
-    safe = text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+    safe = escaped(text)
     return safe if len(safe) <= ERROR_CHARACTERS_MAX else safe[: ERROR_CHARACTERS_MAX - 1] + "…"
 
 

@@ -7,12 +7,15 @@ so that no later write fails on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import isfinite
 from typing import Any, Literal, cast
 
+import msgspec
+
+from ensue.effects.retry import escaped
 from ensue.errors import DeclarationError, Problem, UsageError
 from ensue.integrations.tasks.states import FINAL, STATUSES, TaskStatus
 
@@ -20,6 +23,8 @@ Next = Literal["processing", "completed", "failed", "cancelled", "resubmit"]
 """What a provider's word amounts to. `resubmit`: it is lost or expired there, and is to be submitted again."""
 
 UNKNOWN_STATUS = "E0180"
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+"""What JSON is written with here."""
 _OURS: Mapping[str, Next] = {
     "queued": "processing",  # in the provider's queue: submitted, and not done
     "processing": "processing",
@@ -34,7 +39,8 @@ _OURS: Mapping[str, Next] = {
 class TaskUpdate:
     """Where a task stands, in the provider's word or in ours; a word of the provider's is looked up in `statuses`.
 
-    `progress` is from 0 to 1 (what lies outside is cut), `cost` what this attempt cost in the provider's units,
+    `result` is kept as JSON; what no database takes of it is kept as text that it takes (a NUL character as `\\0`, `nan` as
+    `"nan"`). `progress` is from 0 to 1 (what lies outside is cut), `cost` what this attempt cost in the provider's units,
     `retry_after_seconds` when the provider wants to be asked again. `external_id` is needed only where it was not known
     before. Raises `UsageError` for a value of another type.
 
@@ -57,8 +63,8 @@ class TaskUpdate:
             _check_text(self, name)
         for name in ("progress", "cost", "retry_after_seconds"):
             _check_number(self, name)
-        if self.result is not None and not isinstance(cast("object", self.result), Mapping):
-            raise _wrong(self, "result", "a mapping, or None")
+        if self.result is not None:
+            object.__setattr__(self, "result", _kept_result(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +171,42 @@ def answer_of_poll(answer: object, statuses: Mapping[str, str]) -> TaskUpdate:
     return answer
 
 
+def _kept_result(given: TaskUpdate) -> dict[str, Any]:
+    """The result of `given` as every database takes it: it may have been paid for, and must not be lost for one character."""
+    result = cast("object", given.result)
+    if not isinstance(result, Mapping):
+        raise _wrong(given, "result", "a mapping, or None")
+    try:
+        plain = msgspec.to_builtins(dict(cast("Mapping[object, object]", result)), str_keys=True)
+        return cast("dict[str, Any]", _kept(plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"TaskUpdate(result=…) holds what is no JSON: {error}") from error
+
+
+def _kept(value: object) -> object:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, dict):
+        return {escaped(key): _kept(item) for key, item in cast("dict[str, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_kept(item) for item in cast("Sequence[object]", value)]
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, int) and not _INT_MIN <= value <= _INT_MAX:
+        return str(value)
+    return value
+
+
 def _check_text(given: TaskUpdate | Submitted, name: str, *, optional: bool = True) -> None:
     value = getattr(given, name)
-    if (optional and value is None) or (isinstance(value, str) and (value or name != "external_id")):
-        return
     text = "text that is not empty (str)" if name == "external_id" else "text (str)"
-    raise _wrong(given, name, f"{text}, or None" if optional else text)
+    if not ((optional and value is None) or (isinstance(value, str) and (value or name != "external_id"))):
+        raise _wrong(given, name, f"{text}, or None" if optional else text)
+    if name == "external_id" and value is not None and escaped(value) != value:
+        # Changed it would be nobody's id.
+        raise UsageError(
+            f"{type(given).__name__}(external_id=…) holds a NUL character or a lone surrogate, which no database takes."
+        )
 
 
 def _check_number(given: TaskUpdate | Submitted, name: str) -> None:
