@@ -209,6 +209,17 @@ def a_transition_from_nowhere() -> Any:
     return Order, Pay
 
 
+@pytest.mark.parametrize("source", ["archived", "step_2"])
+def test_a_state_that_nothing_leads_to_may_be_one_of_former_times(source: str) -> None:
+    class Order(Entity):
+        status = StateMachine(
+            initial="step_1", transitions=[Transition(source, "done", on=Pay, record=lambda e: e.order)]
+        )
+
+    type_ = freeze_all((Order, Pay)).records["Order"].fields["status"].type
+    assert type_.values == ("step_1", source, "done")
+
+
 @case("Order.status: record= of a Transition is 3; expected a function of the event")
 def a_target_that_is_no_function() -> Any:
     class Order(Entity):

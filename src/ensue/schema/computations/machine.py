@@ -18,7 +18,7 @@ from ensue.schema.entity import Entity
 from ensue.schema.event import MutationEvent
 from ensue.schema.interaction import Interaction
 from ensue.schema.model import NO_DEFAULT, Change, Machine, TransitionModel, Trigger
-from ensue.schema.written.names import MUTATION_NAMES, suggestion
+from ensue.schema.written.names import MUTATION_NAMES, misspelt, suggestion
 from ensue.schema.written.origin import here
 from ensue.schema.written.value import STR
 
@@ -174,18 +174,22 @@ class StateMachine(Computation[T]):
         else:
             named = [name for item in self.transitions for name in (*item.sources, item.target) if name != "*"]
             states = tuple(dict.fromkeys((self.initial, *named)))
-            reached = dict.fromkeys((self.initial, *(item.target for item in self.transitions)))
-            for name in states:
-                if name not in reached:
-                    raise DeclarationError(
-                        f"no transition leads to {name!r}, from which one starts, and it is not the initial state."
-                        f"{suggestion(name, reached)} If records are in it all the same, name all states in states=."
-                    )
+            self._refuse_misspelt(states)
         if self.initial not in states:
             raise DeclarationError(
                 f"the initial state {self.initial!r} is not among states=.{suggestion(self.initial, states)}"
             )
         return states
+
+    def _refuse_misspelt(self, states: Iterable[str]) -> None:
+        """A state that nothing leads to may be one of former times; one that is nearly called as another is a mistake."""
+        reached = sorted({self.initial, *(item.target for item in self.transitions)})
+        for name in states:
+            if name not in reached and (close := misspelt(name, reached)) is not None:
+                raise DeclarationError(
+                    f"no transition leads to {name!r}, from which one starts, and it is not the initial state. Did you mean "
+                    f"{close!r}? If records are in it all the same, name all states in states=."
+                )
 
     def _require_states(self) -> None:
         names: list[Any] = [self.initial, *map(_name, self.states)]

@@ -18,6 +18,7 @@ EXPRESSION_NAMES = frozenset(name for name in dir(Path) if not name.startswith("
 
 MUTATION_NAMES = frozenset({"type", "record_name", "record", "old_record", "changed"})
 
+_NUMBERS = re.compile(r"\d+")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -37,6 +38,16 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" There is: {', '.join(names)}." if names else ""
+
+
+def misspelt(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` surely was to be; names that differ in their numbers only are different ones.
+
+    >>> misspelt("pendng", ["pending"]), misspelt("step_2", ["step_1"]), misspelt("paid", ["pending"])
+    ('pending', None, None)
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
+    return close[0] if close and _NUMBERS.sub("", close[0]) != _NUMBERS.sub("", name) else None
 
 
 def described(cls: type, root: type) -> str:
