@@ -38,7 +38,7 @@ hypothesis.settings.register_profile("search", deadline=None, max_examples=2_000
 hypothesis.settings.load_profile("repeatable")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def kept_logging() -> Iterator[None]:
     """Puts back what `log_to`, and with it a command in this process, changes for all that comes after."""
     root = logging.getLogger()

@@ -355,7 +355,6 @@ async def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) ->
             _ = run.metrics
 
 
-@pytest.mark.usefixtures("kept_logging")
 def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     import socket
 
