@@ -312,3 +312,48 @@ async def test_the_system_is_asked_to_notice_that_a_server_is_gone(postgres_url:
         limit = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         assert limit == postgres_connect.SILENT_SECONDS_MAX * 1000
     await driver.close()
+
+
+def pinned(number: int) -> Statement:
+    """A statement that holds its transaction's lock `number`, which another one waits for."""
+    return Statement("lock", f"SELECT pg_advisory_xact_lock({number})", rows=True)
+
+
+async def wait_for_it(url: str) -> None:
+    """For another process: stand in line for lock 1."""
+    driver = await opened(url)
+    await driver.read(work(pinned(1)))
+
+
+async def test_what_a_killed_process_waited_for_is_given_up(postgres_url: str) -> None:
+    driver = await opened(postgres_url)
+    line = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+    in_line = Statement("line", line, rows=True)
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while await driver.read(work(in_line)) != [(count,)]:  # noqa: ASYNC110 - the server knows, nobody tells
+                await asyncio.sleep(0.02)
+
+    async with driver.transaction() as session:
+        await session.run(work(pinned(1)))
+        code = f"import asyncio; from {__name__} import wait_for_it as wait; asyncio.run(wait({postgres_url!r}))"
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+        await until(1)
+        process.kill()
+        await process.wait()
+        await until(0)
+    await driver.close()
+
+
+async def test_a_server_that_does_not_look_for_abandoned_statements_is_used_as_it_is(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Statement("shown", f"SELECT current_setting('{postgres_connect.ABANDONED_SETTING}')", rows=True)
+    driver = await opened(postgres_url)
+    assert await driver.read(work(shown)) == [(f"{postgres_connect.ABANDONED_MILLISECONDS}ms",)]
+    await driver.close()
+    monkeypatch.setattr(postgres_connect, "ABANDONED_SETTING", "no_such_setting")
+    driver = await opened(postgres_url)
+    assert await asyncio.gather(*(driver.read(work(shown)) for _ in range(3))) == [[("0",)]] * 3
+    await driver.close()

@@ -2,7 +2,8 @@
 
 Decides what a connection is set to, when a peer that says nothing counts as dead, and that connecting can be cut short.
 Leaves pooling to the driver. Invariants: a statement may take as long as it takes while the server's machine answers;
-one whose machine or network is gone ends within `SILENT_SECONDS_MAX`, by the operating system's word.
+one whose machine or network is gone ends within `SILENT_SECONDS_MAX`, by the operating system's word. What a killed
+process was waiting for, the server gives up within `ABANDONED_MILLISECONDS`.
 """
 
 import asyncio
@@ -19,6 +20,9 @@ SILENT_SECONDS_MAX: Final = 30
 KEEPALIVE_IDLE_SECONDS: Final = 10
 KEEPALIVE_PAUSE_SECONDS: Final = 5
 KEEPALIVE_COUNT: Final = 4
+ABANDONED_MILLISECONDS: Final = 500
+# Without it, statements of killed processes stay in the queues for locks, deadlock with each other and hold up the living.
+ABANDONED_SETTING: Final = "client_connection_check_interval"
 
 # By name, as no system has all of them; macOS has another name for the first.
 _PEER_OPTIONS: Final = (
@@ -45,24 +49,41 @@ class Connector:
         }
         self._under_way: set[asyncio.Timeout] = set()
         self._is_cut = False
+        self._notices_abandoned = True
 
     async def connect(self, *args: Any, **options: Any) -> Any:
         """A connection, with asyncpg's options. Raises what asyncpg raises, and OSError once it was cut."""
         if self._is_cut:
             raise ConnectionAbortedError("the process is ending")
+        try:
+            connection = await self._attempt(*args, **self._as_the_server_takes(options))
+        except asyncpg.PostgresError as error:
+            if ABANDONED_SETTING not in str(error):
+                raise
+            # Not every system that PostgreSQL runs on, and not every pooler, has it; there the statements stay longer.
+            self._notices_abandoned = False
+            connection = await self._attempt(*args, **options)
+        notice_silence(connection._transport.get_extra_info("socket"))
+        return connection
+
+    async def _attempt(self, *args: Any, **options: Any) -> Any:
         connect = cast(Any, asyncpg.connect)  # pyright: ignore[reportUnknownMemberType]
         try:
             async with asyncio.timeout(None) as limit:
                 self._under_way.add(limit)
                 try:
-                    connection = await connect(*args, **options)
+                    return await connect(*args, **options)
                 finally:
                     self._under_way.discard(limit)
         except TimeoutError as error:
             # Whoever waits for a connection that is free gets one as well, and must be able to tell them apart.
             raise ConnectionError(f"the server did not answer within {options['timeout']:g} s") from error
-        notice_silence(connection._transport.get_extra_info("socket"))
-        return connection
+
+    def _as_the_server_takes(self, options: dict[str, Any]) -> dict[str, Any]:
+        if not self._notices_abandoned:
+            return options
+        abandoned = {ABANDONED_SETTING: str(ABANDONED_MILLISECONDS)}
+        return {**options, "server_settings": {**options["server_settings"], **abandoned}}
 
     def cut(self) -> None:
         """End the attempts that are under way, and make no more."""
