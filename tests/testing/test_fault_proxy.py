@@ -156,6 +156,24 @@ async def test_a_refusing_proxy_keeps_its_port(proxy: FaultProxy, connect: Conne
     assert await (await connect(proxy)).ask(b"three\n") == b"three\n"
 
 
+@pytest.mark.parametrize("steps", range(10))
+async def test_a_connection_that_is_being_accepted_is_dropped_too(proxy: FaultProxy, echo: Echo, steps: int) -> None:
+    loop = asyncio.get_running_loop()
+    # The system accepts it at once, the proxy some steps later.
+    with socket.create_connection((proxy.host, proxy.port)) as client:
+        client.sendall(b"pay\n")
+        client.setblocking(False)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        passed = proxy.counts.requests
+        proxy.refuse()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(loop.sock_recv(client, 10), 5)
+    await asyncio.sleep(0.05)
+    assert len(echo.lines) == passed
+    assert proxy.open_connections == 0
+
+
 async def test_an_upstream_that_is_not_there_resets(proxy: FaultProxy, echo: Echo, connect: Connect) -> None:
     echo.listener.refuse()
     with pytest.raises(ConnectionResetError):

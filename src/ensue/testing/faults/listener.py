@@ -40,6 +40,7 @@ class Listener:
         self._listening = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._accepted: set[socket.socket] = set()
 
     @property
     def open_connections(self) -> int:
@@ -66,7 +67,10 @@ class Listener:
         dropped = [writer for writer in self._writers if not writer.is_closing()]
         for writer in dropped:
             abort(writer)
-        return len(dropped)
+        # What was accepted a moment ago has no writer yet; its task drops it when it has.
+        accepted = len(self._accepted)
+        self._accepted.clear()
+        return len(dropped) + accepted
 
     async def close(self) -> None:
         """Drop all connections, wait for what serves them, and give the port back."""
@@ -98,12 +102,17 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             connection.setblocking(False)
+            self._accepted.add(connection)
             task = asyncio.get_running_loop().create_task(self._run(connection), name=PEER_TASK)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _run(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=connection)
+        if connection not in self._accepted:
+            abort(writer)
+            return
+        self._accepted.discard(connection)
         self._writers.add(writer)
         try:
             await self._serve(reader, writer)

@@ -58,6 +58,7 @@ class _Way:
 
     client: asyncio.StreamWriter
     upstream: asyncio.StreamWriter
+    drops: int
     caught: _Trap | None = None
     waiting: asyncio.Queue[tuple[float, bytes]] = field(default_factory=asyncio.Queue[tuple[float, bytes]])
 
@@ -85,6 +86,7 @@ class FaultProxy(Peer):
         self._passing = asyncio.Event()
         self._passing.set()
         self._resets_new = False
+        self._drops = 0
         self._ways: set[_Way] = set()
 
     @property
@@ -110,6 +112,7 @@ class FaultProxy(Peer):
     def reset(self, *, lasting: bool = False) -> None:
         """Drop all open connections with a TCP reset, now; with `lasting` also every new one, at its first request."""
         self._resets_new = lasting
+        self._drops += 1
         self._add(resets=self._listener.reset_all())
 
     def black_hole(self) -> None:
@@ -156,6 +159,7 @@ class FaultProxy(Peer):
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._add(connections=1)
+        drops = self._drops
         await self._passing.wait()
         try:
             answers, upstream = await asyncio.open_connection(*self._upstream)
@@ -163,7 +167,7 @@ class FaultProxy(Peer):
             self._add(upstream_failures=1)
             abort(writer)
             return
-        way = _Way(writer, upstream)
+        way = _Way(writer, upstream, drops)
         self._ways.add(way)
         tasks = [
             asyncio.create_task(work, name=f"{PEER_TASK} way")
@@ -186,6 +190,8 @@ class FaultProxy(Peer):
         while chunk := await reader.read(_CHUNK_BYTES):
             self._add(requests=1, bytes_sent=len(chunk))
             await self._passing.wait()
+            if way.drops != self._drops:
+                return  # what it sent was dropped with it
             if self._resets_new:
                 self._add(resets=1)
                 abort(way.client)
