@@ -62,7 +62,8 @@ class RunOptions:
     `deliver`: deliver effects in this process. `setup`: set integrations up (without, only data is at hand). `env`:
     the environment that settings are read from, `os.environ` by default. `clients` replace entered resources by full
     name (`"channels.redis"`), `replace` whole integrations by namespace; `handles` are offered to integrations.
-    `database` is used in place of the app's. `lease_seconds`: how long after this process died others may take the effects
+    `database` is used in place of the app's. `create_tables`: give an empty database the app's tables (without, it is
+    refused). `lease_seconds`: how long after this process died others may take the effects
     that it held. `grace_seconds`: how long what is being handled may go on once the run is left. `sql_functions` are
     further functions for SQLite, or take the place of its own, as a test's clock does. `tracer_provider` is where
     OpenTelemetry's spans go in place of the global provider.
@@ -76,6 +77,7 @@ class RunOptions:
     handles: Mapping[str, object] = field(default_factory=dict[str, object])
     clock: Clock = field(default_factory=SystemClock)
     database: str | None = None
+    create_tables: bool = True
     sql_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
     worker_name: str = "app"
     lease_seconds: float = LEASE_SECONDS
@@ -94,6 +96,7 @@ class RunArguments(TypedDict, total=False):
     handles: Mapping[str, object]
     clock: Clock
     database: str | None
+    create_tables: bool
     sql_functions: Mapping[str, Callable[..., Any]]
     worker_name: str
     lease_seconds: float
@@ -423,16 +426,18 @@ class AppRun:
         """The database, its tables, and the controller over them."""
         from ensue.engine.controller import Controller
         from ensue.expression.sql import sqlite_functions
-        from ensue.migrate.install import prepare_database
+        from ensue.migrate.install import prepare_database, require_file
         from ensue.plan.compile import compile_plan
 
-        database = self.options.database or self.app.database
+        database = parse_database_url(self.options.database or self.app.database)
         self.driver = open_driver(database, functions={**sqlite_functions(), **self.options.sql_functions})
         stack.callback(self._closed)
         self.plan = compile_plan(self.model, self.driver.dialect)
+        if not self.options.create_tables:
+            require_file(database)
         await self.driver.open()
         stack.push_async_callback(self.driver.close)
-        await prepare_database(self.plan, self.driver, shown=str(parse_database_url(database)))
+        await prepare_database(self.plan, self.driver, shown=str(database), creates_tables=self.options.create_tables)
         self.controller = Controller(
             plan=self.plan, driver=self.driver, clock=self.clock, model=self.model, telemetry=self.telemetry
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from ensue.cli import main
 from ensue.cli.parsing.commands import make_parser
+from tests.server import shop
 
 APP = "tests.server.shop:app"
 NO_NUMBER = ("", "x", "1.5", "0x1", "1_0", "²")
@@ -85,6 +87,19 @@ OTHERS = {
 COMMANDS_WITH_APP = ("run", "worker", "check", "explain", "integrations", "effects list", "inbox list", "migrate")
 FOUND_LATER = ("12", "Pots", "desk.mial", "shop.paid", __file__)
 """What only the app or the disk can tell to be wrong."""
+
+
+@pytest.fixture(autouse=True)
+def made(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shop has a database, which commands that look at one expect."""
+    app = shop.make_app(sqlite_url)
+    monkeypatch.setattr(shop, "app", app)
+
+    async def make() -> None:
+        async with app.run(deliver=False, setup=False):
+            pass
+
+    asyncio.run(make())
 
 
 def line(command: str, argument: str, value: str) -> list[str]:

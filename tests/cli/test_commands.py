@@ -18,6 +18,7 @@ import pytest
 
 from ensue import __version__
 from ensue.cli import main
+from ensue.cli.locate import find_app
 from tests.server import shop
 from tests.server.shop import Comment, Post, User, make_app
 
@@ -57,6 +58,16 @@ def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
         return Said(status, *capsys.readouterr())
 
     return run
+
+
+def make_tables(module: str) -> None:
+    """Run the app of that module once, on its own database."""
+
+    async def run() -> None:
+        async with find_app(f"{module}:app").run(deliver=False, setup=False):
+            pass
+
+    asyncio.run(run())
 
 
 @pytest.fixture
@@ -143,6 +154,22 @@ def test_wrong_declarations_are_one_message(shell: Shell, tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [("check",), ("effects", "list"), ("inbox", "list")])
+def test_looking_makes_no_database(
+    command: tuple[str, ...], database_url: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shop, "app", make_app(database_url))
+    done = shell(*command, "tests.server.shop:app")
+    assert (done.returncode, done.stdout) == (2, "")
+    how = "is empty" if database_url.startswith("postgresql") else "is not there: no file /"
+    assert how in done.stderr
+    assert "Expected one that the app ran on before" in done.stderr
+    if how != "is empty":
+        assert not Path(urlsplit(database_url).path).exists()
+        Path(urlsplit(database_url).path[1:]).touch()
+        assert "is empty. Expected one" in shell(*command, "tests.server.shop:app").stderr
+
+
 def test_check_finds_and_repairs(filled: str, shell: Shell) -> None:
     assert shell("check", "tests.server.shop:app").returncode == 0
     _spoil(filled)
@@ -209,7 +236,7 @@ class Bank(Integration):
 app = App(entities=[Bill], integrations={{"bank": Bank()}}, database={sqlite_url!r})
 """
     )
-    assert shell("check", "paying:app").returncode == 0
+    make_tables("paying")
     long_ago, now = 1, time.time_ns() // 1000
     dead = [
         ("bank.pay", "a", 1, long_ago),
@@ -236,7 +263,7 @@ def test_migrate_adds(sqlite_url: str, shell: Shell, tmp_path: Path) -> None:
     end = f"app = App(entities=[Post], database={sqlite_url!r})\n"
     (tmp_path / "small_shop.py").write_text(text + end)
     (tmp_path / "grown_shop.py").write_text(text + "    stars: Property[int] = Property(default=0)\n" + end)
-    assert shell("check", "small_shop:app").returncode == 0
+    make_tables("small_shop")
     refused = shell("check", "grown_shop:app")
     assert (refused.returncode, "ensue migrate" in refused.stderr) == (2, True)
     first, *rest = refused.stderr.splitlines()

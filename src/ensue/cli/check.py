@@ -19,7 +19,7 @@ def execute(given: argparse.Namespace) -> int:
 
 
 async def _check(given: argparse.Namespace) -> int:
-    async with find_app(given.app).run(deliver=False, setup=False) as run:
+    async with find_app(given.app).run(deliver=False, setup=False, create_tables=False) as run:
         report = await audit(run.controller.engine, repair=given.repair, sample=given.sample)
     print(format_report(report))
     return OK if report.clean or report.repaired else FOUND

@@ -36,7 +36,7 @@ def execute(given: argparse.Namespace) -> int:
 
 
 async def _execute(given: argparse.Namespace) -> int:
-    async with find_app(given.app).run(deliver=False, setup=False) as run:
+    async with find_app(given.app).run(deliver=False, setup=False, create_tables=False) as run:
         driver, action = run.driver, given.action
         if action == "list":
             return await _list(run, given)

@@ -31,7 +31,7 @@ def execute(given: argparse.Namespace) -> int:
 
 
 async def _execute(given: argparse.Namespace) -> int:
-    async with find_app(given.app).run(deliver=False, setup=False) as run:
+    async with find_app(given.app).run(deliver=False, setup=False, create_tables=False) as run:
         if given.action == "list":
             return await _list(run, given)
         if given.action == "show":
