@@ -25,6 +25,7 @@ WRONG: dict[tuple[str, str], tuple[str, ...]] = {
     ("run", "--port"): NO_PORT,
     ("run", "--log-level"): ("", "LOUD", "10"),
     ("run", "--grace-seconds"): ("", "x", "-1", "nan", "inf", "86401"),
+    ("run", "--lease-seconds"): (*NO_SECONDS, "0.5", "86401"),
     ("worker", "--grace-seconds"): ("", "x", "-1", "nan", "inf", "86401"),
     ("worker", "--log-level"): ("", "LOUD", "10"),
     ("worker", "--from"): (

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -81,6 +83,16 @@ def test_the_first_signal_lets_an_effect_end(command: list[str], tmp_path: Path)
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_SECONDS) == 0
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_leases_are_as_long_as_is_asked_for(command: list[str], tmp_path: Path, sqlite_url: str) -> None:
+    with ensue(tmp_path, [*command, "--lease-seconds", "600"], how="long", database=sqlite_url) as process:
+        until(process, (tmp_path / "running").exists)
+        with sqlite3.connect(urlsplit(sqlite_url).path) as connection:
+            ((leased_micros,),) = connection.execute("SELECT lease_until - claimed_at FROM ensue_effect").fetchall()
+        connection.close()
+    assert leased_micros == pytest.approx(600e6, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,8 @@ def execute(given: argparse.Namespace) -> int:
     server = AnnouncedServer(config)
     with Signals() as signals:
         app = found if isinstance(found, App) else found.app
-        stopped = asyncio.run(_serve(app.run(grace_seconds=given.grace_seconds), server, signals))
+        run = app.run(lease_seconds=given.lease_seconds, grace_seconds=given.grace_seconds)
+        stopped = asyncio.run(_serve(run, server, signals))
     # Being told to stop is no failure.
     return OK if server.started or stopped else FAILED
 

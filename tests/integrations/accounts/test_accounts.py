@@ -576,6 +576,7 @@ class TestSettings:
             ({"verification": True}, "needs send="),
             ({"revocation_check": timedelta(0)}, "longer than nothing"),
             ({"reset_lifetime": timedelta(0)}, "reset_lifetime must be longer than nothing"),
+            ({"refresh_grace": timedelta(seconds=-1)}, "refresh_grace must be 0s"),
             ({"password_characters_min": 0}, "password_characters_min is 0; expected 1 or more"),
             ({"argon2_time_cost": 0}, "argon2_time_cost is 0; expected 1 or more"),
             ({"argon2_memory_kib": 31, "argon2_parallelism": 4}, "argon2_memory_kib is 31; expected 32 or more"),

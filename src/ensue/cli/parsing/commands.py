@@ -87,6 +87,7 @@ def _run(commands: Any) -> None:
     )
     _log_level(run)
     _grace(run)
+    _lease(run)
     run.add_argument(
         "--metrics", action="store_true", help="serve /metrics for Prometheus (token: ENSUE_METRICS_TOKEN)"
     )
@@ -110,13 +111,7 @@ def _worker(commands: Any) -> None:
         metavar="URL",
         help="take effects that have a relay from this NATS server, without a database",
     )
-    worker.add_argument(
-        "--lease-seconds",
-        type=values.lease,
-        default=LEASE_SECONDS,
-        metavar="N",
-        help="how long after this worker's death others take what it held (default: %(default)g)",
-    )
+    _lease(worker)
     worker.add_argument(
         "--metrics-port",
         type=values.port,
@@ -125,6 +120,16 @@ def _worker(commands: Any) -> None:
     )
     worker.add_argument(
         "--metrics-host", type=values.host, metavar="HOST", help=f"address for --metrics-port (default: {METRICS_HOST})"
+    )
+
+
+def _lease(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lease-seconds",
+        type=values.lease,
+        default=LEASE_SECONDS,
+        metavar="N",
+        help="how long after this process died others take what it held (default: %(default)g)",
     )
 
 

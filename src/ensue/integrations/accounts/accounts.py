@@ -518,6 +518,8 @@ class Accounts(Integration):
             for name in LIFETIMES
             if getattr(self, name) <= timedelta(0)
         ]
+        if self.refresh_grace < timedelta(0):
+            wrong.append(Problem(WRONG_SETTING, f"{self.namespace}.refresh_grace must be 0s (never) or longer."))
         # Argon2 needs 8 KiB for each lane.
         least = {**dict.fromkeys(COUNTS, 1), "argon2_memory_kib": 8 * max(1, self.argon2_parallelism)}
         wrong += [
