@@ -30,17 +30,20 @@ Admit = Callable[[Mapping[str, Any], Any], list[Any]]
 
 
 def normalisers(model: Model, record: RecordModel) -> dict[str, Normalise]:
-    """The check of each member that a write may give, by name."""
-    owned = _owned(record)
-    found: dict[str, Normalise] = {}
-    for field in record.fields.values():
-        if field.computation is None and field.name not in owned:
-            found[field.name] = normaliser(field.type, optional=field.optional)
+    """The check of each member that holds a value, by name: of what is written, and of what the app's functions give."""
+    found: dict[str, Normalise] = {
+        field.name: normaliser(field.type, optional=field.optional) for field in record.fields.values()
+    }
     for link in record.links.values():
-        if link.name not in owned:
-            names = frozenset({link.target, model.records[link.target].cls.__name__})
-            found[link.name] = link_normaliser(link.target, names, optional=link.optional)
+        names = frozenset({link.target, model.records[link.target].cls.__name__})
+        found[link.name] = link_normaliser(link.target, names, optional=link.optional)
     return found
+
+
+def given(record: RecordModel, checks: Mapping[str, Normalise]) -> dict[str, Normalise]:
+    """The checks of the members that a write may give: neither derived nor owned by a Transform."""
+    derived = {field.name for field in record.fields.values() if field.computation is not None}
+    return {name: check for name, check in checks.items() if name not in derived | _owned(record)}
 
 
 def _owned(record: RecordModel) -> frozenset[str]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from ensue.errors import InternalError
 from ensue.expression.nodes import Node
 from ensue.expression.python import compile_function, source
-from ensue.plan.admit import compile_admit, compile_local, normalisers
+from ensue.plan.admit import compile_admit, compile_local, given, normalisers
 from ensue.plan.ddl import ddl_statements, fingerprint
 from ensue.plan.lock_order import lock_orders, lock_ranks, locked_below, references
 from ensue.plan.plan import EffectPlan, MachinePlan, Plan, RecordPlan, Referrer, Step, TransitionPlan, View
@@ -123,6 +123,7 @@ def _record(
     columns = layout.columns[record.name]
     table = layout.table(record.name)
     checks = normalisers(layout.model, record)
+    writable = given(record, checks)
     local = compile_local(heights, record, columns)
     customs = [
         (layout.position(record.name, field.name), field.computation)
@@ -135,8 +136,9 @@ def _record(
         table=table,
         columns=columns,
         index=layout.index[record.name],
-        admit=compile_admit(record, columns, checks, {name: item.cls for name, item in layout.model.records.items()}),
-        normalise=checks,
+        admit=compile_admit(record, columns, writable, {name: item.cls for name, item in layout.model.records.items()}),
+        normalise=writable,
+        checks=checks,
         local=local,
         encode=row_encoder(columns, layout.dialect),
         decode=row_function([column.decode for column in columns]),

@@ -15,7 +15,6 @@ from ensue.engine.transaction import Transaction
 from ensue.engine.writing.apply import lock_rows, write_pairs
 from ensue.errors import WrongResult
 from ensue.plan.plan import CustomStep, RecordPlan, Row
-from ensue.plan.values import normaliser
 from ensue.schema.computations.custom import SKIP
 from ensue.schema.model import CustomModel
 from ensue.store.statement import Work
@@ -63,10 +62,11 @@ def _initial(
 
 def checked(plan: RecordPlan, position: int, value: Any) -> Any:
     """What a Custom's function gave, as the column holds it."""
-    field = plan.model.fields[plan.columns[position].name]
+    name = plan.columns[position].name
     try:
-        return normaliser(field.type, optional=field.optional)(value)
+        return plan.checks[name](value)
     except (ValueError, TypeError) as error:
+        field = plan.model.fields[name]
         where = f"{plan.name}.{field.name} ({field.origin})"
         raise WrongResult(f"The Custom {where} gave a wrong value: {error}.") from error
 

@@ -4,7 +4,7 @@ Over records, an output is found by its source and slot, so it keeps its id whil
 outputs of every affected source are exactly what the mapping (or function) says of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -20,7 +20,6 @@ from ensue.plan.admit import is_required
 from ensue.plan.plan import RecordPlan, Row, TransformStep
 from ensue.plan.statements import Text
 from ensue.plan.tables import SLOT_COLUMN, SOURCE_COLUMN
-from ensue.plan.values import link_normaliser, normaliser
 from ensue.schema.model import NO_DEFAULT, NOW
 from ensue.store.statement import Run, Statement, Work
 
@@ -171,8 +170,9 @@ def _owned(plan: RecordPlan, values: Mapping[str, Any]) -> dict[int, Any]:
     found: dict[int, Any] = {}
     wrong: dict[str, str] = {}
     for name, value in values.items():
-        check = _check_of(plan, name)
-        if check is None:
+        check = plan.checks.get(name)
+        field = plan.model.fields.get(name)
+        if check is None or (field is not None and field.computation is not None):
             raise _wrong(plan, f"gave {name!r}, which is no stored property or link of {plan.name}")
         try:
             found[plan.index[name]] = check(value)
@@ -181,13 +181,3 @@ def _owned(plan: RecordPlan, values: Mapping[str, Any]) -> dict[int, Any]:
     if wrong:
         raise invalid(plan.name, wrong)
     return found
-
-
-def _check_of(plan: RecordPlan, name: str) -> Callable[[Any], Any] | None:
-    field = plan.model.fields.get(name)
-    if field is not None and field.computation is None:
-        return normaliser(field.type, optional=field.optional)
-    link = plan.model.links.get(name)
-    if link is not None:
-        return link_normaliser(link.target, frozenset({link.target}), optional=link.optional)
-    return None
