@@ -166,6 +166,10 @@ class Throttled(Unavailable):
     code = "E0430"
 
     def __init__(self, retry_after_seconds: float, message: str = "") -> None:
+        if not isinstance(retry_after_seconds, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] - a header is text
+            raise UsageError(
+                f"Throttled({retry_after_seconds!r}): expected seconds as a number, such as float(…) of a header."
+            )
         super().__init__(message or f"told to wait {retry_after_seconds:g} s")
         self.retry_after_seconds = retry_after_seconds
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -216,6 +216,8 @@ def test_the_pause_that_was_asked_for() -> None:
     assert asked_pause(HttpError(429, Retry_After="soon")) is None
     assert asked_pause(HttpError(500, Retry_After="12")) is None
     assert asked_pause(EnsueThrottled(1e9)) == 24 * 3600
+    with pytest.raises(UsageError, match=r"Throttled\('5'\): expected seconds as a number"):
+        EnsueThrottled(cast("Any", "5"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Never, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -57,7 +57,7 @@ class ApiMark:
     names: Mapping[str, Any]
 
 
-def api(*, allow_anonymous: bool = False) -> Callable[[F], F]:
+def api(*misplaced: Never, allow_anonymous: bool = False) -> Callable[[F], F]:
     """Offer an integration's method as an API call. Without `allow_anonymous` only a known user may call it.
 
     The method takes the `Context` and then typed parameters, which are the call's payload.
@@ -66,6 +66,10 @@ def api(*, allow_anonymous: bool = False) -> Callable[[F], F]:
     ...     @api()
     ...     async def query_status(self, ctx: Context, task_id: int) -> str: ...
     """
+    if misplaced:
+        raise DeclarationError(
+            f"@api was given {misplaced[0]!r}; expected named options only. Write @api() with parentheses."
+        )
 
     def mark(function: F) -> F:
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # inspect.stack() reads files

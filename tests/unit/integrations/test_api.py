@@ -49,6 +49,14 @@ class Tasks(Integration):
         return text
 
 
+def test_forgotten_parentheses_are_told() -> None:
+    async def ping(self: Any, ctx: Context) -> str:
+        return "pong"
+
+    with pytest.raises(DeclarationError, match=r"@api was given <function .*ping.*Write @api\(\) with parentheses"):
+        api(ping)  # type: ignore[arg-type]
+
+
 def calls() -> dict[str, API]:
     return {call.name: call for call in apis_of(Tasks())}
 
