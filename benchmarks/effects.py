@@ -4,6 +4,7 @@ Decides the loads and what is measured. Leaves comparing with other queues to ot
 enqueued was delivered, each effect once.
 
     python -m benchmarks.effects --database postgresql://… [--only latency,blind,throughput,idle,rescue] [--tuned]
+    python -m benchmarks.effects --only pinned --pinned-seconds 1800
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from ensue.effects.outbox import Gate, Turn, Want, claim, first_after, micros
 from ensue.effects.target import EffectRow, Handling
 from ensue.schema.delivery import Rate, Target
 from ensue.store.driver import Driver
-from ensue.store.effect_table import NewEffect, enqueue_params, enqueue_statement
+from ensue.store.effect_table import NewEffect, enqueue_params, enqueue_statement, order_key_of
 from ensue.store.statement import Run, Statement, Work
 from ensue.store.url import open_driver
 from tests.effects.world import ddl
+from tests.effects.world import enqueue as enqueue_in_order
 from tests.services import PostgresServer
 
 NAME = "bench.call"
+PINNED_PER_SECOND = 1_000
+ORDER_KEYS = 1_000
 
 
 async def deaf(_callback: Callable[[str], None]) -> None:
@@ -54,11 +58,19 @@ class Bench:
         for table in ("ensue_effect", "ensue_effect_target", "ensue_effect_attempt"):
             await driver.write(_run(Statement("empty", f"DELETE FROM {table} WHERE true")))
 
-    def effects(self, count: int) -> list[NewEffect]:
+    def effects(self, count: int, *, keys: int = 0) -> list[NewEffect]:
         start = self.made
         self.made += count
         return [
-            NewEffect(name=NAME, key=f"{NAME}:{n}:{time.time_ns()}", record="M", record_id=n, payload='{"v":1}')
+            NewEffect(
+                name=NAME,
+                key=f"{NAME}:{n}:{time.time_ns()}",
+                record="M",
+                record_id=n,
+                payload='{"v":1}',
+                order_key=order_key_of(NAME, n % keys) if keys else None,
+                position=0 if keys else None,
+            )
             for n in range(start, start + count)
         ]
 
@@ -133,6 +145,70 @@ async def throughput(bench: Bench, *, count: int, target: Target | None = None) 
     return f"completions{' with a rate limit' if target else ''}: {count / seconds:.0f}/s"
 
 
+async def pinned(bench: Bench, *, count: int, seconds: float, keys: int) -> str:
+    """What a snapshot that somebody keeps open costs: `count` effects at once before it and after `seconds` of load under it.
+
+    With `keys` each effect has one of so many order keys.
+    """
+    writer = await bench.driver()
+    committed: dict[int, float] = {}
+    called: dict[int, float] = {}
+
+    async def handler(row: EffectRow) -> None:
+        called[row.record_id] = time.perf_counter()
+
+    async def commit(number: int) -> None:
+        effects = bench.effects(number, keys=keys)
+        await writer.write(enqueue_in_order(writer, effects))
+        committed.update(dict.fromkeys((effect.record_id for effect in effects), time.perf_counter()))
+
+    async def all_called() -> None:
+        while len(called) < bench.made:  # noqa: ASYNC110 - a poll costs nothing here
+            await asyncio.sleep(0.005)
+
+    async def burst() -> float:
+        for _ in range(count // 1000):
+            await commit(1000)
+        start = time.perf_counter()
+        worker = await bench.worker(Handling(handler, concurrency=400))
+        await all_called()
+        rate = count / (time.perf_counter() - start)
+        await worker.stop(5.0)
+        return rate
+
+    before = await burst()
+    holder = await bench.driver()
+    async with holder.transaction() as session:
+        await session.run(_run(Statement("pin", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")))
+        await session.run(_run(Statement("pin", "SELECT count(*) FROM ensue_effect", rows=True)))
+        worker, first = await bench.worker(Handling(handler, concurrency=64)), bench.made
+        start = time.perf_counter()
+        for tick in range(int(seconds * 50)):
+            await asyncio.sleep(max(0.0, start + tick / 50 - time.perf_counter()))
+            await commit(PINNED_PER_SECOND // 50)
+            worker.wake()
+        await all_called()
+        await worker.stop(5.0)
+        last = bench.made
+        after = await burst()
+    assert len(called) == bench.made
+    tenth = (last - first) // 10
+    early, late = (
+        _percentiles(committed, called, first, first + tenth),
+        _percentiles(committed, called, last - tenth, last),
+    )
+    how = f"in order by {keys} keys" if keys else "unordered"
+    return (
+        f"a snapshot kept for {seconds:g} s at {PINNED_PER_SECOND}/s, {how}: {before:.0f}/s before, {after:.0f}/s under it "
+        f"({after / before:.2f}); commit to call in its first tenth {early}, in its last {late}"
+    )
+
+
+def _percentiles(committed: dict[int, float], called: dict[int, float], start: int, end: int) -> str:
+    waits = sorted((called[n] - committed[n]) * 1000 for n in range(start, end))
+    return ", ".join(f"p{share} {waits[len(waits) * share // 100]:.1f} ms" for share in (50, 99))
+
+
 async def idle(bench: Bench) -> str:
     """Statements a second of a process that has nothing to do."""
     worker = await bench.worker(Handling(_nothing))
@@ -179,13 +255,15 @@ async def main(given: argparse.Namespace) -> None:
         "throughput": lambda bench: throughput(bench, count=given.count),
         "limited": lambda bench: throughput(bench, count=given.count, target=Target("x", rate=Rate(1_000_000, 1))),
         "idle": idle,
+        "pinned": lambda bench: pinned(bench, count=given.count, seconds=given.pinned_seconds, keys=0),
+        "pinned_keys": lambda bench: pinned(bench, count=given.count, seconds=given.pinned_seconds, keys=ORDER_KEYS),
         "rescue": lambda bench: rescue(bench, rhythm=Rhythm(5.0, 1.5) if given.tuned else Rhythm()),
     }
     installer = open_driver(given.database)
     await installer.open()
     await installer.script(ddl(installer.dialect))
     for name, measure in measures.items():
-        if name in chosen and (notifies or name != "blind"):
+        if name in chosen and (notifies or name not in ("blind", "pinned", "pinned_keys")):
             bench = Bench(given.database)
             async with bench.stack:
                 await bench.empty(installer)
@@ -211,6 +289,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="latency,blind,throughput,limited,idle,rescue")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--pinned-seconds", type=float, default=60.0, help="how long a snapshot is kept open")
     parser.add_argument("--tuned", action="store_true", help="measure rescue with a lease of 5 s")
     arguments = parser.parse_args()
     with databases(arguments.database) as urls:
