@@ -18,6 +18,7 @@ from ensue.effects.deliver import Delivery, Polling
 from ensue.effects.heartbeat import Rhythm
 from ensue.effects.ledger import count_effects, list_effects, prune_effects, retry_effects, show_effect
 from ensue.effects.outbox import Claim, outcome
+from ensue.effects.sql.conditions import FEW
 from ensue.effects.target import EffectRow, Handling
 from ensue.errors import NotFound, Rejected, UsageError
 from ensue.schema.delivery import Retry
@@ -248,6 +249,24 @@ async def test_order_per_key_holds_over_failures_and_workers(world: World) -> No
         await asyncio.sleep(0.05)
     assert {key: list(range(1, 11)) for key in done} == done
     assert len(done) == 3
+
+
+async def test_order_per_key_holds_while_many_become_few(world: World) -> None:
+    """PostgreSQL looks at the last of them in another way."""
+    keys, each = 40, FEW // 10
+    done: dict[str, list[int]] = {}
+
+    async def handler(row: EffectRow) -> None:
+        done.setdefault(row.order_key or "", []).append(row.position or 0)
+
+    await world.enqueue([effect for _ in range(each) for key in range(keys) for effect in world.effects(order=key)])
+    await world.enqueue(world.effects(FEW // 2))
+    assert len(await world.rows()) > 2 * FEW
+    await asyncio.gather(world.running(handler), world.running(handler, seed=2))
+    await world.until_all("done", 60)
+    unordered = done.pop("")
+    assert len(unordered) == FEW // 2
+    assert list(done.values()) == [list(range(1, each + 1))] * keys
 
 
 async def test_positions_are_commit_order(world: World) -> None:

@@ -21,7 +21,9 @@ from ensue.store.statement import Statement
 from tests.effects.world import NAME, Recorder, World, enqueue, query
 from tests.services import PostgresServer
 
-DELIVERED = 4_000
+DELIVERED = 12_000
+A_LOOK_BLOCKS = 60
+"""However much was delivered: what is passed over in an index is read too."""
 
 
 @pytest_asyncio.fixture
@@ -78,6 +80,7 @@ async def test_what_was_delivered_under_an_old_snapshot_costs_a_claim_next_to_no
         above_the_floor, looked = await blocks_of_a_claim(world, known), await blocks_of_a_look(world, known)
     assert above_the_floor * 4 < everything
     assert looked * 4 < anew
+    assert max(above_the_floor, looked) < A_LOOK_BLOCKS
 
 
 async def test_a_transaction_that_commits_late_is_not_passed_over(world: World) -> None:

@@ -15,13 +15,16 @@ from ensue.effects.sql.conditions import (
     CALLS,
     CLAIMABLE_BY_ID,
     CLAIMABLE_STATE,
+    FEW,
+    HEAD_OF_WALK,
     KEYS_AT_ONCE,
     LEASED,
     LEASED_OF_TARGET,
     above,
-    head_of_walk,
+    few,
     read,
     walk,
+    walk_of_heads,
 )
 from ensue.effects.states import SETTLED, target_of
 from ensue.store.driver import Dialect
@@ -123,6 +126,20 @@ def _due(dialect: Dialect, wants: str) -> Statement:
     plain = first.format("available_at", f"{CLAIMABLE_STATE} AND e.order_key IS NULL")
     keyed = first.format("available_at", f"{CLAIMABLE_STATE} AND e.order_key IS NOT NULL")
     lease = first.format("lease_until", LEASED)
+    among = ""
+    if server:
+        # Among few each is looked at; the other look is not made then.
+        plain, keyed, lease = (
+            f"CASE WHEN f.n > {FEW} THEN {look} ELSE f.{name} END"
+            for name, look in (("plain", plain), ("keyed", keyed), ("lease", lease))
+        )
+        waiting = CLAIMABLE_STATE.replace("e.state", "u.state")
+        among = (
+            f" CROSS JOIN LATERAL (SELECT count(*) AS n, min(u.available_at) FILTER (WHERE {waiting} AND u.order_key IS NULL)"
+            f" AS plain, min(u.available_at) FILTER (WHERE {waiting} AND u.order_key IS NOT NULL) AS keyed,"
+            f" min(u.lease_until) FILTER (WHERE {LEASED.replace('e.state', 'u.state')}) AS lease"
+            f" FROM ({few('u.state, u.available_at, u.order_key, u.lease_until', 'w.name', 'w.floor')}) u) f"
+        )
     tokens = _tokens(now, least=least, greatest=greatest, of="w")
     blocked = _blocked_until(now, greatest=greatest, tokens=tokens)
     return read(
@@ -132,7 +149,7 @@ def _due(dialect: Dialect, wants: str) -> Statement:
         " d.floor, d.server"
         f" FROM (SELECT w.name, coalesce({plain}, {NEVER}) AS plain, coalesce({keyed}, {NEVER}) AS keyed, {lease} AS lease,"
         f" {blocked} AS blocked, w.limited AND t.target IS NULL AS missing, {found}"
-        f" FROM {wants} LEFT JOIN ensue_effect_target t ON t.target = w.target{once}) d",
+        f" FROM {wants} LEFT JOIN ensue_effect_target t ON t.target = w.target{among}{once}) d",
     )
 
 
@@ -180,7 +197,7 @@ def _picking() -> PickStatements:
         ),
         keyed=read(
             "keyed",
-            f"WITH {walk('?3', _END_SQLITE)} SELECT e.id, e.available_at, {ALONE} FROM walk CROSS {head_of_walk()}"
+            f"WITH {walk('?3', _END_SQLITE)} SELECT e.id, e.available_at, {ALONE} FROM walk CROSS {HEAD_OF_WALK}"
             f" WHERE {CLAIMABLE_STATE} AND e.available_at <= {now} LIMIT ?2",
         ),
         take_room=read(
@@ -208,7 +225,10 @@ def _postgresql() -> ClaimStatements:
         due=_due("postgresql", wants),
         walk_end=read(
             "walk_end",
-            f"WITH {walk('$2::text', _END_POSTGRESQL, floor)} SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}",
+            f"WITH RECURSIVE f AS MATERIALIZED (SELECT count(*) <= {FEW} AS all_seen"
+            f" FROM ({few('u.id', '$1::text', floor)}) u),"
+            f" {walk_of_heads('$2::text', _END_POSTGRESQL, floor=floor, unless='(SELECT all_seen FROM f)')}"
+            f" SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}",
         ),
         claim=read("claim", _claim_on_postgresql(now)),
     )
@@ -246,29 +266,43 @@ def _claim_on_postgresql(now: str) -> str:
     due_rows = f"e.id, e.available_at, {ALONE} AS alone"
     in_turn = "ORDER BY c.rank, c.id"
     end = "(w.name || '}')"
+    of_room = " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0"
+    found = "SELECT * FROM seen UNION ALL SELECT * FROM plain UNION ALL SELECT * FROM keyed"
+    looked_at = few("u.id, u.state, u.order_key, u.position, u.available_at", "given.name", "given.floor")
+    waits = f"{CLAIMABLE_STATE.replace('e.state', 'f.state')} AND f.available_at <= {now}"
+    # Of the ordered ones the head of each key, whatever its state; of the others all.
+    may_go = (
+        f"SELECT f.id FROM (SELECT DISTINCT ON (coalesce(few.order_key, few.id::text)) few.* FROM few WHERE few.name = w.name"
+        f" AND (w.keyed OR few.order_key IS NULL) ORDER BY coalesce(few.order_key, few.id::text), few.position) f WHERE {waits}"
+    )
     return (
         # A claim that is lost with the server is made again; a set value lasts for this one statement, its own transaction.
-        "WITH w AS MATERIALIZED (SELECT w.name, w.free, w.batch, w.target, w.priority, w.keyed, w.after,"
+        "WITH given AS MATERIALIZED (SELECT w.name, w.free, w.batch, w.target, w.priority, w.keyed, w.after,"
         f" {_KNOWN_FLOOR.format('w.server', 'w.floor')} AS floor, set_config('synchronous_commit',"
         " CASE WHEN $6::boolean THEN 'off' ELSE current_setting('synchronous_commit') END, true)"
         " FROM json_to_recordset($1::text::json) AS w(name text, free bigint, batch bigint, target text, priority bigint,"
         " keyed boolean, after text, floor bigint, server bigint)),"
+        f" few AS MATERIALIZED (SELECT given.name, u.* FROM given CROSS JOIN LATERAL ({looked_at}) u),"
+        " w AS MATERIALIZED (SELECT given.*, (SELECT count(*) FROM few WHERE few.name = given.name)"
+        f" <= {FEW} AS all_seen FROM given),"
         f" {_room(now)},"
         # Materialized, because a limit inside a sub-select that the planner runs twice would claim twice as much.
-        f" plain AS MATERIALIZED (SELECT {columns}"
-        " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0 CROSS JOIN LATERAL"
+        f" seen AS MATERIALIZED (SELECT {columns}{of_room} AND w.all_seen CROSS JOIN LATERAL"
+        f" (SELECT {due_rows} FROM ensue_effect e WHERE e.id = ANY (ARRAY({may_go}))"
+        f" AND {CLAIMABLE_BY_ID} AND e.available_at <= {now} ORDER BY e.available_at, e.id LIMIT {limit} {locked}) p),"
+        f" plain AS MATERIALIZED (SELECT {columns}{of_room} AND NOT w.all_seen CROSS JOIN LATERAL"
         f" (SELECT {due_rows} FROM ensue_effect e WHERE e.name = w.name AND {CLAIMABLE_STATE}"
         f" AND e.order_key IS NULL AND e.available_at <= {now}{above('e', 'w.floor')}"
         f" ORDER BY e.available_at, e.id LIMIT {limit} {locked}) p),"
-        f" keyed AS MATERIALIZED (SELECT {columns}"
-        " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0 AND w.keyed CROSS JOIN LATERAL"
-        f" (WITH {walk('w.after', end, 'w.floor')} SELECT {due_rows} FROM walk {head_of_walk('w.floor')}"
+        f" keyed AS MATERIALIZED (SELECT {columns}{of_room} AND w.keyed AND NOT w.all_seen CROSS JOIN LATERAL"
+        f" (WITH RECURSIVE {walk_of_heads('w.after', end, floor='w.floor', unless='w.all_seen')}"
+        f" SELECT {due_rows} FROM walk JOIN ensue_effect e ON e.id = walk.id"
         f" WHERE {CLAIMABLE_BY_ID} AND e.available_at <= {now} LIMIT {limit} {locked}) p),"
         f" floors AS MATERIALIZED (SELECT w.name, {_NEXT_FLOOR} AS floor FROM w"
-        " WHERE w.name IN (SELECT name FROM plain UNION ALL SELECT name FROM keyed)),"
+        f" WHERE w.name IN (SELECT name FROM ({found}) c)),"
         # The first of a batch costs a call, and so does each that goes alone.
         f" numbered AS (SELECT c.*, row_number() OVER (PARTITION BY c.name, c.alone {in_turn}) - 1 AS nth"
-        " FROM (SELECT * FROM plain UNION ALL SELECT * FROM keyed) c),"
+        f" FROM ({found}) c),"
         " costing AS (SELECT c.*, CASE WHEN c.alone OR c.nth % c.batch = 0 THEN 1 ELSE 0 END AS cost FROM numbered c),"
         " picked AS MATERIALIZED (SELECT c.id, c.target, c.cost, r.probing, f.floor, $3::text || CASE WHEN c.alone OR c.batch = 1"
         " THEN '' ELSE ':' || c.name || '#' || c.nth / c.batch END AS token FROM (SELECT c.*,"

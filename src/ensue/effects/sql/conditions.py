@@ -39,6 +39,10 @@ REPLAYED: Final = ":again-"
 KEYS_AT_ONCE: Final = 500
 """How many order keys one look walks over."""
 
+FEW: Final = 500
+"""So many unsettled effects of a name are looked at one by one, from its floor on. Where more wait, PostgreSQL looks in the
+order in which they go, which has it pass over the remains of what was settled while somebody keeps a snapshot open."""
+
 
 def above(alias: str, floor: str) -> str:
     """The condition that keeps a look into an index of the effects `alias` from the remains of what was settled before.
@@ -48,29 +52,47 @@ def above(alias: str, floor: str) -> str:
     return f" AND {alias}.since_transaction >= {floor}" if floor else ""
 
 
-def first_key(after: str, end: str, floor: str) -> str:
-    """The first order key with anything unsettled between `after` and `end`, exclusive."""
+def few(columns: str, name: str, floor: str) -> str:
+    """The unsettled effects of a name that began to wait first, one more than there are few of. PostgreSQL only."""
     return (
-        f"SELECT h.order_key FROM ensue_effect h WHERE h.order_key > {after} AND h.order_key < {end}"
-        f" AND {UNSETTLED_KEYED}{above('h', floor)} ORDER BY h.order_key LIMIT 1"
+        f"SELECT {columns} FROM ensue_effect u WHERE u.name = {name} AND u.state NOT IN {in_list(SETTLED)}"
+        f" AND u.since_transaction >= {floor} ORDER BY u.since_transaction LIMIT {FEW + 1}"
     )
 
 
-def walk(after: str, end: str, floor: str = "") -> str:
+def _first_head(columns: str, after: str, end: str, floor: str) -> str:
+    """The head of the first order key with anything unsettled between `after` and `end`, exclusive."""
+    return (
+        f"SELECT {columns} FROM ensue_effect h WHERE h.order_key > {after} AND h.order_key < {end}"
+        f" AND {UNSETTLED_KEYED}{above('h', floor)} ORDER BY h.order_key, h.position LIMIT 1"
+    )
+
+
+def walk(after: str, end: str) -> str:
     """A recursive query `walk(order_key, n)`: the keys after `after` in order, each found by one look into the index."""
     return (
-        f"RECURSIVE walk(order_key, n) AS (SELECT ({first_key(after, end, floor)}), 1 UNION ALL"
-        f" SELECT ({first_key('walk.order_key', end, floor)}), walk.n + 1 FROM walk"
+        f"RECURSIVE walk(order_key, n) AS (SELECT ({_first_head('h.order_key', after, end, '')}), 1 UNION ALL"
+        f" SELECT ({_first_head('h.order_key', 'walk.order_key', end, '')}), walk.n + 1 FROM walk"
         f" WHERE walk.order_key IS NOT NULL AND walk.n < {KEYS_AT_ONCE})"
     )
 
 
-def head_of_walk(floor: str = "") -> str:
-    """Of each key that was walked over its lowest unsettled position, the only one that may go."""
+def walk_of_heads(after: str, end: str, *, floor: str, unless: str) -> str:
+    """The same as `walk(order_key, n, id)`, with the head of each key; empty if `unless`. PostgreSQL only."""
+    first = _first_head("h.order_key, h.id", after, end, floor)
+    following = _first_head("h.order_key, h.id", "walk.order_key", end, floor)
     return (
-        "JOIN ensue_effect e ON e.id = (SELECT h.id FROM ensue_effect h WHERE h.order_key = walk.order_key"
-        f" AND {UNSETTLED_KEYED}{above('h', floor)} ORDER BY h.position LIMIT 1)"
+        f"walk(order_key, n, id) AS (SELECT f.order_key, 1, f.id FROM ({first}) f WHERE NOT {unless}"
+        f" UNION ALL SELECT f.order_key, walk.n + 1, f.id FROM walk CROSS JOIN LATERAL ({following}) f"
+        f" WHERE walk.n < {KEYS_AT_ONCE})"
     )
+
+
+HEAD_OF_WALK: Final = (
+    "JOIN ensue_effect e ON e.id = (SELECT h.id FROM ensue_effect h WHERE h.order_key = walk.order_key"
+    f" AND {UNSETTLED_KEYED} ORDER BY h.position LIMIT 1)"
+)
+"""Of each key that was walked over its lowest unsettled position, the only one that may go."""
 
 
 def read(name: str, text: str) -> Statement:
