@@ -253,6 +253,39 @@ def _room(now: str) -> str:
     )
 
 
+_FOUND: Final = "SELECT * FROM seen UNION ALL SELECT * FROM plain UNION ALL SELECT * FROM keyed"
+
+
+def _found(now: str) -> str:
+    """The queries of `_FOUND`, rows that may go, locked: `seen` of names with few unsettled effects, of others the rest."""
+    locked = "FOR NO KEY UPDATE OF e SKIP LOCKED"
+    limit = "least(w.free, r.room) * w.batch"
+    columns = "p.id, w.name, w.target, w.free, w.batch, p.alone, p.available_at - w.priority * 60000000 AS rank"
+    due_rows = f"e.id, e.available_at, {ALONE} AS alone"
+    end = "(w.name || '}')"
+    of_room = " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0"
+    waits = f"{CLAIMABLE_STATE.replace('e.state', 'f.state')} AND f.available_at <= {now}"
+    # Of the ordered ones the head of each key, whatever its state; of the others all.
+    may_go = (
+        f"SELECT f.id FROM (SELECT DISTINCT ON (coalesce(few.order_key, few.id::text)) few.* FROM few WHERE few.name = w.name"
+        f" AND (w.keyed OR few.order_key IS NULL) ORDER BY coalesce(few.order_key, few.id::text), few.position) f WHERE {waits}"
+    )
+    # Materialized, because a limit inside a sub-select that the planner runs twice would claim twice as much.
+    return (
+        f" seen AS MATERIALIZED (SELECT {columns}{of_room} AND w.all_seen CROSS JOIN LATERAL"
+        f" (SELECT {due_rows} FROM ensue_effect e WHERE e.id = ANY (ARRAY({may_go}))"
+        f" AND {CLAIMABLE_BY_ID} AND e.available_at <= {now} ORDER BY e.available_at, e.id LIMIT {limit} {locked}) p),"
+        f" plain AS MATERIALIZED (SELECT {columns}{of_room} AND NOT w.all_seen CROSS JOIN LATERAL"
+        f" (SELECT {due_rows} FROM ensue_effect e WHERE e.name = w.name AND {CLAIMABLE_STATE}"
+        f" AND e.order_key IS NULL AND e.available_at <= {now}{above('e', 'w.floor')}"
+        f" ORDER BY e.available_at, e.id LIMIT {limit} {locked}) p),"
+        f" keyed AS MATERIALIZED (SELECT {columns}{of_room} AND w.keyed AND NOT w.all_seen CROSS JOIN LATERAL"
+        f" (WITH RECURSIVE {walk_of_heads('w.after', end, floor='w.floor', unless='w.all_seen')}"
+        f" SELECT {due_rows} FROM walk JOIN ensue_effect e ON e.id = walk.id"
+        f" WHERE {CLAIMABLE_BY_ID} AND e.available_at <= {now} LIMIT {limit} {locked}) p)"
+    )
+
+
 def _claim_on_postgresql(now: str) -> str:
     """One round trip: what each target allows, the rows that are due, what they take of it, and their leases.
 
@@ -260,21 +293,8 @@ def _claim_on_postgresql(now: str) -> str:
     has claimed for it meanwhile, so that the count of what is claimed is right. A row that somebody else is working on is
     passed over, and so is everything for that target, until the next look.
     """
-    locked = "FOR NO KEY UPDATE OF e SKIP LOCKED"
-    limit = "least(w.free, r.room) * w.batch"
-    columns = "p.id, w.name, w.target, w.free, w.batch, p.alone, p.available_at - w.priority * 60000000 AS rank"
-    due_rows = f"e.id, e.available_at, {ALONE} AS alone"
     in_turn = "ORDER BY c.rank, c.id"
-    end = "(w.name || '}')"
-    of_room = " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0"
-    found = "SELECT * FROM seen UNION ALL SELECT * FROM plain UNION ALL SELECT * FROM keyed"
     looked_at = few("u.id, u.state, u.order_key, u.position, u.available_at", "given.name", "given.floor")
-    waits = f"{CLAIMABLE_STATE.replace('e.state', 'f.state')} AND f.available_at <= {now}"
-    # Of the ordered ones the head of each key, whatever its state; of the others all.
-    may_go = (
-        f"SELECT f.id FROM (SELECT DISTINCT ON (coalesce(few.order_key, few.id::text)) few.* FROM few WHERE few.name = w.name"
-        f" AND (w.keyed OR few.order_key IS NULL) ORDER BY coalesce(few.order_key, few.id::text), few.position) f WHERE {waits}"
-    )
     return (
         # A claim that is lost with the server is made again; a set value lasts for this one statement, its own transaction.
         "WITH given AS MATERIALIZED (SELECT w.name, w.free, w.batch, w.target, w.priority, w.keyed, w.after,"
@@ -286,23 +306,12 @@ def _claim_on_postgresql(now: str) -> str:
         " w AS MATERIALIZED (SELECT given.*, (SELECT count(*) FROM few WHERE few.name = given.name)"
         f" <= {FEW} AS all_seen FROM given),"
         f" {_room(now)},"
-        # Materialized, because a limit inside a sub-select that the planner runs twice would claim twice as much.
-        f" seen AS MATERIALIZED (SELECT {columns}{of_room} AND w.all_seen CROSS JOIN LATERAL"
-        f" (SELECT {due_rows} FROM ensue_effect e WHERE e.id = ANY (ARRAY({may_go}))"
-        f" AND {CLAIMABLE_BY_ID} AND e.available_at <= {now} ORDER BY e.available_at, e.id LIMIT {limit} {locked}) p),"
-        f" plain AS MATERIALIZED (SELECT {columns}{of_room} AND NOT w.all_seen CROSS JOIN LATERAL"
-        f" (SELECT {due_rows} FROM ensue_effect e WHERE e.name = w.name AND {CLAIMABLE_STATE}"
-        f" AND e.order_key IS NULL AND e.available_at <= {now}{above('e', 'w.floor')}"
-        f" ORDER BY e.available_at, e.id LIMIT {limit} {locked}) p),"
-        f" keyed AS MATERIALIZED (SELECT {columns}{of_room} AND w.keyed AND NOT w.all_seen CROSS JOIN LATERAL"
-        f" (WITH RECURSIVE {walk_of_heads('w.after', end, floor='w.floor', unless='w.all_seen')}"
-        f" SELECT {due_rows} FROM walk JOIN ensue_effect e ON e.id = walk.id"
-        f" WHERE {CLAIMABLE_BY_ID} AND e.available_at <= {now} LIMIT {limit} {locked}) p),"
+        f"{_found(now)},"
         f" floors AS MATERIALIZED (SELECT w.name, {_NEXT_FLOOR} AS floor FROM w"
-        f" WHERE w.name IN (SELECT name FROM ({found}) c)),"
+        f" WHERE w.name IN (SELECT name FROM ({_FOUND}) c)),"
         # The first of a batch costs a call, and so does each that goes alone.
         f" numbered AS (SELECT c.*, row_number() OVER (PARTITION BY c.name, c.alone {in_turn}) - 1 AS nth"
-        f" FROM ({found}) c),"
+        f" FROM ({_FOUND}) c),"
         " costing AS (SELECT c.*, CASE WHEN c.alone OR c.nth % c.batch = 0 THEN 1 ELSE 0 END AS cost FROM numbered c),"
         " picked AS MATERIALIZED (SELECT c.id, c.target, c.cost, r.probing, f.floor, $3::text || CASE WHEN c.alone OR c.batch = 1"
         " THEN '' ELSE ':' || c.name || '#' || c.nth / c.batch END AS token FROM (SELECT c.*,"
