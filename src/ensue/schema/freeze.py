@@ -24,6 +24,7 @@ from ensue.schema.passes.names import check_names, table_name
 from ensue.schema.passes.reach import reach
 from ensue.schema.passes.transforms import build_transforms
 from ensue.schema.schema import Draft, Schema
+from ensue.schema.written.call import misfit
 
 
 def freeze(schema: Schema, *, side_effects: Mapping[str, SideEffect] | None = None) -> Model:
@@ -112,9 +113,7 @@ def _check_guard(build: Build, draft: Draft, guard: Any) -> None:
     if not inspect.iscoroutinefunction(guard):
         build.problem(f"{draft.name}.allow is not async. Write `async def allow(self, ctx)`.", draft.origin)
         return
-    try:
-        inspect.signature(guard).bind(None, None)
-    except TypeError:
+    if misfit(guard, None, None) is not None:
         shown = inspect.signature(guard)
         build.problem(f"{draft.name}.allow takes {shown}; expected (self, ctx: Context) -> bool.", draft.origin)
 

@@ -17,6 +17,7 @@ from ensue.errors import DeclarationError, Origin, Problem
 from ensue.integrations.inbound.message import Inbound
 from ensue.integrations.inbound.verify import Verifier
 from ensue.schema.incoming import Incoming
+from ensue.schema.written.call import misfit
 
 I = TypeVar("I")  # noqa: E741  # the integration whose method it is
 Receive = Callable[[Inbound], Awaitable[Incoming]]
@@ -88,11 +89,8 @@ class Webhook:
         if isinstance(verifier, type) or not callable(getattr(verifier, "verify", None)):
             known = "StandardWebhooks(…), StripeSignature(…), GitHubSignature(…), HmacSignature(…), NoVerification(reason=…)"
             return [f"has verify={verifier!r}; expected {known}, or an object with verify(body, headers, now)."]
-        taken = inspect.signature(verifier.verify)
-        try:
-            taken.bind(b"", {}, None)
-        except TypeError:
-            names = ", ".join(taken.parameters)
+        names = misfit(verifier.verify, b"", {}, None)
+        if names is not None:
             return [f"has a verifier whose verify takes ({names}) besides self; expected verify(body, headers, now)."]
         if inspect.iscoroutinefunction(verifier.verify):
             return ["has a verifier whose verify is async; expected `def verify(self, body, headers, now)`."]
@@ -146,11 +144,9 @@ def wrong_function(function: Receive) -> list[str]:
     """What is wrong with the function of an endpoint: the first message would be too late to find it."""
     if not inspect.iscoroutinefunction(function):
         return ["is not async; expected `async def name(self, message)`."]
-    taken = inspect.signature(function)
-    try:
-        taken.bind(None)
-    except TypeError:
-        return [f"takes ({', '.join(taken.parameters)}) besides self; expected `async def name(self, message)`."]
+    names = misfit(function, None)
+    if names is not None:
+        return [f"takes ({names}) besides self; expected `async def name(self, message)`."]
     return []
 
 

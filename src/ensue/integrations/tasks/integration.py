@@ -28,6 +28,7 @@ from ensue.integrations.tasks.update import Submitted, TaskUpdate, check_statuse
 from ensue.integrations.tasks.visits import DEADLINE, Terms, task_event
 from ensue.schema.delivery import Receipt, Retry, Target
 from ensue.schema.effect import Context, Effect, SideEffect
+from ensue.schema.written.call import misfit
 
 if TYPE_CHECKING:
     from ensue.engine.controller import Controller
@@ -261,12 +262,7 @@ class TaskIntegration(Integration):
         problems: list[Problem] = []
         for name, parameters in _METHODS.items():
             method = getattr(self, name)
-            try:
-                inspect.signature(method).bind(*parameters)
-                fits = inspect.iscoroutinefunction(method)
-            except TypeError:
-                fits = False
-            if not fits:
+            if not inspect.iscoroutinefunction(method) or misfit(method, *parameters) is not None:
                 expected = f"async def {name}(self, {', '.join(parameters)})"
                 text = f"{type(self).__name__}.{name} can't be called as it will be. Write `{expected}`."
                 problems.append(Problem(NO_TASKS, text))

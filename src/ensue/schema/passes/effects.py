@@ -17,6 +17,7 @@ from ensue.schema.effect import EffectOptions, SideEffect
 from ensue.schema.model import ID_TYPE, EffectModel
 from ensue.schema.passes.build import Build
 from ensue.schema.passes.scope import expression
+from ensue.schema.written.call import misfit
 from ensue.schema.written.names import suggestion
 
 _NAME = re.compile(r"[\w.:-]+")
@@ -83,12 +84,9 @@ def _effect(build: Build, name: str, effect: SideEffect) -> EffectModel:
 
 def _check_parameter(what: str, function: Any, expected: str) -> None:
     """Refuse what can't be called with an effect: the first call would be too late, and by then effects wait for it."""
-    taken = inspect.signature(function)
-    try:
-        taken.bind(None)
-    except TypeError:
-        names = ", ".join(taken.parameters)
-        raise DeclarationError(f"{what} takes ({names}) besides self; expected one parameter: `{expected}`.") from None
+    names = misfit(function, None)
+    if names is not None:
+        raise DeclarationError(f"{what} takes ({names}) besides self; expected one parameter: `{expected}`.")
 
 
 OF_DELIVERY = (
