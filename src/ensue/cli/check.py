@@ -9,7 +9,7 @@ import argparse
 import asyncio
 
 from ensue.cli import FOUND, OK
-from ensue.cli.locate import find_app
+from ensue.cli.locate import look_at
 from ensue.engine.audit import audit, format_report
 
 
@@ -19,7 +19,7 @@ def execute(given: argparse.Namespace) -> int:
 
 
 async def _check(given: argparse.Namespace) -> int:
-    async with find_app(given.app).run(deliver=False, setup=False, create_tables=False) as run:
+    async with look_at(given.app) as run:
         report = await audit(run.controller.engine, repair=given.repair, sample=given.sample)
     print(format_report(report))
     return OK if report.clean or report.repaired else FOUND

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ensue.cli import FOUND, OK
-from ensue.cli.locate import find_app, require_known
+from ensue.cli.locate import look_at, require_known
 from ensue.cli.terminal import Change, instant, print_change, print_table, print_values
 from ensue.effects import ledger, operate
 from ensue.effects.states import SETTLED, TRANSITIONS
@@ -36,7 +36,7 @@ def execute(given: argparse.Namespace) -> int:
 
 
 async def _execute(given: argparse.Namespace) -> int:
-    async with find_app(given.app).run(deliver=False, setup=False, create_tables=False) as run:
+    async with look_at(given.app) as run:
         driver, action = run.driver, given.action
         if action == "list":
             return await _list(run, given)

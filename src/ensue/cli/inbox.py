@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from ensue.cli import FOUND, OK
-from ensue.cli.locate import find_app, require_known
+from ensue.cli.locate import look_at, require_known
 from ensue.cli.terminal import Change, instant, print_change, print_table, print_values
 from ensue.effects import inbox
 
@@ -31,7 +31,7 @@ def execute(given: argparse.Namespace) -> int:
 
 
 async def _execute(given: argparse.Namespace) -> int:
-    async with find_app(given.app).run(deliver=False, setup=False, create_tables=False) as run:
+    async with look_at(given.app) as run:
         if given.action == "list":
             return await _list(run, given)
         if given.action == "show":

@@ -17,7 +17,7 @@ from ensue.cli.terminal import CommandError
 from ensue.schema.written.names import suggestion
 
 if TYPE_CHECKING:
-    from ensue.app import App
+    from ensue.app import App, AppRun
     from ensue.server.asgi import Server
 
 
@@ -27,6 +27,11 @@ def find_app(where: str) -> App:
 
     found = find_served(where)
     return found if isinstance(found, App) else found.app
+
+
+def look_at(where: str) -> AppRun:
+    """A run of the app at `where` for commands that look at its data: nothing is set up, delivered or made."""
+    return find_app(where).run(deliver=False, setup=False, create_tables=False)
 
 
 def find_served(where: str) -> App | Server:

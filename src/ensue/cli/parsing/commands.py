@@ -85,9 +85,7 @@ def _run(commands: Any) -> None:
         metavar="N",
         help="port to listen on, 0 for a free one (default: %(default)s)",
     )
-    _log_level(run)
-    _grace(run)
-    _lease(run)
+    _delivers(run)
     run.add_argument(
         "--metrics", action="store_true", help="serve /metrics for Prometheus (token: ENSUE_METRICS_TOKEN)"
     )
@@ -102,8 +100,7 @@ def _worker(commands: Any) -> None:
         "with SIGTERM.",
     )
     worker.set_defaults(module="worker")
-    _log_level(worker)
-    _grace(worker)
+    _delivers(worker)
     worker.add_argument(
         "--from",
         dest="relay",
@@ -111,7 +108,6 @@ def _worker(commands: Any) -> None:
         metavar="URL",
         help="take effects that have a relay from this NATS server, without a database",
     )
-    _lease(worker)
     worker.add_argument(
         "--metrics-port",
         type=values.port,
@@ -123,23 +119,22 @@ def _worker(commands: Any) -> None:
     )
 
 
-def _lease(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--lease-seconds",
-        type=values.lease,
-        default=LEASE_SECONDS,
-        metavar="N",
-        help="how long after this process died others take what it held (default: %(default)g)",
-    )
-
-
-def _grace(parser: argparse.ArgumentParser) -> None:
+def _delivers(parser: argparse.ArgumentParser) -> None:
+    """The options of every process that delivers."""
+    _log_level(parser)
     parser.add_argument(
         "--grace-seconds",
         type=values.grace,
         default=GRACE_SECONDS,
         metavar="N",
         help="how long what is being delivered may go on after SIGTERM; a second signal ends at once (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--lease-seconds",
+        type=values.lease,
+        default=LEASE_SECONDS,
+        metavar="N",
+        help="how long after this process died others take what it held (default: %(default)g)",
     )
 
 
