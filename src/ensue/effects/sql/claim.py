@@ -21,14 +21,14 @@ from ensue.effects.sql.conditions import (
     LEASED,
     LEASED_OF_TARGET,
     above,
-    few,
+    first_unsettled,
     read,
     walk,
     walk_of_heads,
 )
-from ensue.effects.states import SETTLED, target_of
+from ensue.effects.states import target_of
 from ensue.store.driver import Dialect
-from ensue.store.effect_table import NEVER, STATEMENT_NOW, in_list
+from ensue.store.effect_table import NEVER, STATEMENT_NOW
 from ensue.store.statement import Statement
 
 
@@ -77,9 +77,8 @@ then its statistics begin anew.
 """
 _KNOWN_FLOOR: Final = f"CASE WHEN {{0}} = {_SERVER} THEN {{1}} ELSE 0 END"
 _NEXT_FLOOR: Final = (
-    "least(pg_snapshot_xmin(pg_current_snapshot())::text::bigint, coalesce((SELECT e.since_transaction FROM ensue_effect e"
-    f" WHERE e.name = w.name AND e.state NOT IN {in_list(SETTLED)} AND e.since_transaction >= w.floor"
-    f" ORDER BY e.since_transaction LIMIT 1), {2**63 - 1}))"
+    "least(pg_snapshot_xmin(pg_current_snapshot())::text::bigint,"
+    f" coalesce(({first_unsettled('e.since_transaction', name='w.name', floor='w.floor', limit=1)}), {2**63 - 1}))"
 )
 """The floor of name `w`: what this snapshot does not show yet has a number that is no lower than the snapshot's least."""
 _UNLIMITED: Final = 1_000_000_000
@@ -133,12 +132,14 @@ def _due(dialect: Dialect, wants: str) -> Statement:
             f"CASE WHEN f.n > {FEW} THEN {look} ELSE f.{name} END"
             for name, look in (("plain", plain), ("keyed", keyed), ("lease", lease))
         )
-        waiting = CLAIMABLE_STATE.replace("e.state", "u.state")
+        looked_at = first_unsettled(
+            "e.state, e.available_at, e.order_key, e.lease_until", name="w.name", floor="w.floor"
+        )
         among = (
-            f" CROSS JOIN LATERAL (SELECT count(*) AS n, min(u.available_at) FILTER (WHERE {waiting} AND u.order_key IS NULL)"
-            f" AS plain, min(u.available_at) FILTER (WHERE {waiting} AND u.order_key IS NOT NULL) AS keyed,"
-            f" min(u.lease_until) FILTER (WHERE {LEASED.replace('e.state', 'u.state')}) AS lease"
-            f" FROM ({few('u.state, u.available_at, u.order_key, u.lease_until', 'w.name', 'w.floor')}) u) f"
+            " CROSS JOIN LATERAL (SELECT count(*) AS n,"
+            f" min(e.available_at) FILTER (WHERE {CLAIMABLE_STATE} AND e.order_key IS NULL) AS plain,"
+            f" min(e.available_at) FILTER (WHERE {CLAIMABLE_STATE} AND e.order_key IS NOT NULL) AS keyed,"
+            f" min(e.lease_until) FILTER (WHERE {LEASED}) AS lease FROM ({looked_at}) e) f"
         )
     tokens = _tokens(now, least=least, greatest=greatest, of="w")
     blocked = _blocked_until(now, greatest=greatest, tokens=tokens)
@@ -226,7 +227,7 @@ def _postgresql() -> ClaimStatements:
         walk_end=read(
             "walk_end",
             f"WITH RECURSIVE f AS MATERIALIZED (SELECT count(*) <= {FEW} AS all_seen"
-            f" FROM ({few('u.id', '$1::text', floor)}) u),"
+            f" FROM ({first_unsettled('e.id', name='$1::text', floor=floor)}) e),"
             f" {walk_of_heads('$2::text', _END_POSTGRESQL, floor=floor, unless='(SELECT all_seen FROM f)')}"
             f" SELECT order_key FROM walk WHERE n = {KEYS_AT_ONCE}",
         ),
@@ -264,11 +265,11 @@ def _found(now: str) -> str:
     due_rows = f"e.id, e.available_at, {ALONE} AS alone"
     end = "(w.name || '}')"
     of_room = " FROM w JOIN room r ON r.target = w.target AND coalesce(r.room, 1) > 0"
-    waits = f"{CLAIMABLE_STATE.replace('e.state', 'f.state')} AND f.available_at <= {now}"
     # Of the ordered ones the head of each key, whatever its state; of the others all.
     may_go = (
-        f"SELECT f.id FROM (SELECT DISTINCT ON (coalesce(few.order_key, few.id::text)) few.* FROM few WHERE few.name = w.name"
-        f" AND (w.keyed OR few.order_key IS NULL) ORDER BY coalesce(few.order_key, few.id::text), few.position) f WHERE {waits}"
+        f"SELECT e.id FROM (SELECT DISTINCT ON (coalesce(few.order_key, few.id::text)) few.* FROM few WHERE few.name = w.name"
+        f" AND (w.keyed OR few.order_key IS NULL) ORDER BY coalesce(few.order_key, few.id::text), few.position) e"
+        f" WHERE {CLAIMABLE_STATE} AND e.available_at <= {now}"
     )
     # Materialized, because a limit inside a sub-select that the planner runs twice would claim twice as much.
     return (
@@ -294,7 +295,9 @@ def _claim_on_postgresql(now: str) -> str:
     passed over, and so is everything for that target, until the next look.
     """
     in_turn = "ORDER BY c.rank, c.id"
-    looked_at = few("u.id, u.state, u.order_key, u.position, u.available_at", "given.name", "given.floor")
+    looked_at = first_unsettled(
+        "e.id, e.state, e.order_key, e.position, e.available_at", name="given.name", floor="given.floor"
+    )
     return (
         # A claim that is lost with the server is made again; a set value lasts for this one statement, its own transaction.
         "WITH given AS MATERIALIZED (SELECT w.name, w.free, w.batch, w.target, w.priority, w.keyed, w.after,"
@@ -302,7 +305,7 @@ def _claim_on_postgresql(now: str) -> str:
         " CASE WHEN $6::boolean THEN 'off' ELSE current_setting('synchronous_commit') END, true)"
         " FROM json_to_recordset($1::text::json) AS w(name text, free bigint, batch bigint, target text, priority bigint,"
         " keyed boolean, after text, floor bigint, server bigint)),"
-        f" few AS MATERIALIZED (SELECT given.name, u.* FROM given CROSS JOIN LATERAL ({looked_at}) u),"
+        f" few AS MATERIALIZED (SELECT given.name, e.* FROM given CROSS JOIN LATERAL ({looked_at}) e),"
         " w AS MATERIALIZED (SELECT given.*, (SELECT count(*) FROM few WHERE few.name = given.name)"
         f" <= {FEW} AS all_seen FROM given),"
         f" {_room(now)},"

@@ -52,11 +52,11 @@ def above(alias: str, floor: str) -> str:
     return f" AND {alias}.since_transaction >= {floor}" if floor else ""
 
 
-def few(columns: str, name: str, floor: str) -> str:
-    """The unsettled effects of a name that began to wait first, one more than there are few of. PostgreSQL only."""
+def first_unsettled(columns: str, *, name: str, floor: str, limit: int = FEW + 1) -> str:
+    """The unsettled effects of a name that began to wait first; by default one more than there are few of. PostgreSQL only."""
     return (
-        f"SELECT {columns} FROM ensue_effect u WHERE u.name = {name} AND u.state NOT IN {in_list(SETTLED)}"
-        f" AND u.since_transaction >= {floor} ORDER BY u.since_transaction LIMIT {FEW + 1}"
+        f"SELECT {columns} FROM ensue_effect e WHERE e.name = {name} AND e.state NOT IN {in_list(SETTLED)}{above('e', floor)}"
+        f" ORDER BY e.since_transaction LIMIT {limit}"
     )
 
 
