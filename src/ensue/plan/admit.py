@@ -43,7 +43,8 @@ def normalisers(model: Model, record: RecordModel) -> dict[str, Normalise]:
 def given(record: RecordModel, checks: Mapping[str, Normalise]) -> dict[str, Normalise]:
     """The checks of the members that a write may give: neither derived nor owned by a Transform."""
     derived = {field.name for field in record.fields.values() if field.computation is not None}
-    return {name: check for name, check in checks.items() if name not in derived | _owned(record)}
+    withheld = derived | _owned(record)
+    return {name: check for name, check in checks.items() if name not in withheld}
 
 
 def _owned(record: RecordModel) -> frozenset[str]:

@@ -138,7 +138,7 @@ def _record(
         index=layout.index[record.name],
         admit=compile_admit(record, columns, writable, {name: item.cls for name, item in layout.model.records.items()}),
         normalise=writable,
-        checks=checks,
+        normalise_any=checks,
         local=local,
         encode=row_encoder(columns, layout.dialect),
         decode=row_function([column.decode for column in columns]),

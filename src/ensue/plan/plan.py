@@ -235,7 +235,7 @@ class RecordPlan:
 
     `admit(values, now)` checks and completes what a user gave and returns the row with id None (or the given id).
     `local(row)` recomputes the formulas over the row's own columns. `initial_formulas` are the others, in order.
-    `checks` turn a value of a member into what its column holds, or raise ValueError; `normalise` are those of the members
+    `normalise_any` turn a value of a member into what its column holds, or raise ValueError; `normalise` are those of the members
     that a write may give.
     """
 
@@ -246,7 +246,7 @@ class RecordPlan:
     index: Mapping[str, int]
     admit: Callable[[Mapping[str, Any], Any], list[Any]]
     normalise: Mapping[str, Callable[[Any], Any]]
-    checks: Mapping[str, Callable[[Any], Any]]
+    normalise_any: Mapping[str, Callable[[Any], Any]]
     local: Callable[[list[Any]], None] | None
     encode: Callable[[Sequence[Any]], Row] | None
     decode: Callable[[Sequence[Any]], Row] | None

@@ -64,7 +64,7 @@ def checked(plan: RecordPlan, position: int, value: Any) -> Any:
     """What a Custom's function gave, as the column holds it."""
     name = plan.columns[position].name
     try:
-        return plan.checks[name](value)
+        return plan.normalise_any[name](value)
     except (ValueError, TypeError) as error:
         field = plan.model.fields[name]
         where = f"{plan.name}.{field.name} ({field.origin})"

@@ -170,7 +170,7 @@ def _owned(plan: RecordPlan, values: Mapping[str, Any]) -> dict[int, Any]:
     found: dict[int, Any] = {}
     wrong: dict[str, str] = {}
     for name, value in values.items():
-        check = plan.checks.get(name)
+        check = plan.normalise_any.get(name)
         field = plan.model.fields.get(name)
         if check is None or (field is not None and field.computation is not None):
             raise _wrong(plan, f"gave {name!r}, which is no stored property or link of {plan.name}")
